@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Speaker verification with Q-Margin, in stages. `bash run.sh` runs all of them on a synthetic mini corpus;
+# `bash run.sh --help` lists the options. Every stage can be repeated: what is done is found and kept.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Options: `--name value` sets a variable of this block. The text after # is the help.
+stage=0                         # first stage
+stop_stage=5                    # last stage
+corpus=mini                     # mini: generated here; voxceleb: the folders named by the four options below
+config=                         # experiment; default conf/mini_qmargin.yaml or conf/resnet34_qmargin.yaml
+voxceleb1=                      # folder of VoxCeleb1 with its trial lists
+voxceleb2=                      # folder of VoxCeleb2
+musan=                          # folder of MUSAN
+rirs=                           # folder of RIRS_NOISES
+set=                            # changes to the config, such as "num_epochs=20 dataset_args.num_frms=300"
+exp_dir=                        # run folder, instead of the config's exp_dir
+data=                           # data folder; default data/mini or data
+corpora=corpora                 # where the mini corpus is made
+mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
+data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
+gpus=                           # such as "[0,1]": one training process on each; default: one process, on a GPU if there is one
+nproc=1                         # training processes when no GPUs are named
+nj=                             # parallel jobs of preparation; default: number of cores
+num_avg=                        # epochs to average, instead of the config's num_avg
+checkpoint=                     # weights to extract with, instead of the average
+trials=                         # trial lists to score, such as "vox1_H_cleaned"; default: all that stage 1 found
+far=                            # false acceptance rates of the table; default: by the size of the corpus
+
+usage() {
+  echo "usage: bash run.sh [--option value] ..."
+  echo "stages: 0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores"
+  echo "options:"
+  sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' run.sh \
+    | while IFS='|' read -r name value text; do
+      printf '  --%-12s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
+    done
+}
+
+fail() {
+  echo "run.sh: error: $*" >&2
+  exit 1
+}
+
+known=$(sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=.*/\1/p' run.sh)
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --*)
+      name=${1#--}
+      name=${name//-/_}
+      grep -qx -- "$name" <<< "$known" || fail "unknown option $1; bash run.sh --help lists them"
+      [ $# -ge 2 ] || fail "option $1 needs a value"
+      printf -v "$name" '%s' "$2"
+      shift 2
+      ;;
+    *) fail "expected --option value, found '$1'; bash run.sh --help lists the options" ;;
+  esac
+done
+
+for name in stage stop_stage nproc; do
+  [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name must be a whole number, found '${!name}'"
+done
+[ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
+[ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5"
+case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
+case $corpus in
+  mini)
+    [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "folders of corpora go with --corpus voxceleb"
+    config=${config:-conf/mini_qmargin.yaml}
+    data=${data:-data/mini}
+    far=${far:-"1e-1 1e-2 1e-3"}
+    note="synthetic mini corpus: shows that the pipeline learns, says nothing about VoxCeleb"
+    voxceleb1=$corpora/mini/voxceleb1 voxceleb2=$corpora/mini/voxceleb2
+    musan=$corpora/mini/musan rirs=$corpora/mini/RIRS_NOISES
+    ;;
+  voxceleb)
+    config=${config:-conf/resnet34_qmargin.yaml}
+    data=${data:-data}
+    far=${far:-"1e-2 1e-3 1e-4 1e-5"}
+    note=
+    ;;
+  *) fail "--corpus must be mini or voxceleb, found '$corpus'" ;;
+esac
+
+# shellcheck source=path.sh
+. ./path.sh
+nj=${nj:-$(python -c 'import os; print(os.cpu_count())')}
+read -r -a set <<< "$set"
+read -r -a mini_args <<< "$mini_args"
+read -r -a far <<< "$far"
+read -r -a trials <<< "$trials"
+[ -z "$exp_dir" ] || set+=("exp_dir=$exp_dir")
+values=$(python tools/show_config.py --config "$config" --set "${set[@]}" --keys exp_dir num_avg)
+{ read -r exp_dir; read -r config_num_avg; } <<< "$values"
+num_avg=${num_avg:-$config_num_avg}
+corpora_args=()
+for name in voxceleb1 voxceleb2 musan rirs; do
+  [ -z "${!name}" ] || corpora_args+=("--$name" "${!name}")
+done
+
+begin() { # STAGE TEXT: whether this stage is asked for; says so
+  [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1
+  echo "== stage $1: $2"
+}
+
+if begin 0 "corpora"; then
+  if [ "$corpus" = mini ]; then
+    if ! python -c 'import espeakng_loader' 2> /dev/null; then
+      echo "installing espeakng-loader, which speaks the mini corpus (eSpeak NG, GPL-3.0-or-later; nothing else uses it)"
+      python -m pip install --quiet --disable-pip-version-check espeakng-loader==0.2.4
+    fi
+    python tools/make_mini_corpus.py --output_dir "$corpora/mini" --nj "$nj" "${mini_args[@]}"
+  fi
+  python tools/check_corpora.py --config "$config" --set "${set[@]}" "${corpora_args[@]}"
+fi
+
+if begin 1 "manifests and trial lists"; then
+  python tools/prepare_voxceleb.py --output_dir "$data" --nj "$nj" "${corpora_args[@]}"
+fi
+
+if begin 2 "training data as $data_type"; then
+  case $data_type in
+    shard) python tools/make_shards.py --data_dir "$data/vox2_dev" ;;
+    raw) python tools/make_raw_list.py --data_dir "$data/vox2_dev" ;;
+  esac
+fi
+
+if begin 3 "training in $exp_dir"; then
+  if [ -n "$gpus" ]; then
+    export CUDA_VISIBLE_DEVICES=${gpus//[\[\] ]/}
+    IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
+    nproc=${#gpu_list[@]}
+  fi
+  launcher=(python)
+  [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
+  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type")
+  [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
+  [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
+  if [ -e "$data/vox2_test/trials/dev.kaldi" ]; then
+    train_args+=(--dev_data "$data/vox2_test" --dev_trials "$data/vox2_test/trials/dev.kaldi")
+  fi
+  "${launcher[@]}" tools/train.py "${train_args[@]}" --set "${set[@]}"
+fi
+
+if begin 4 "average and embeddings"; then
+  if [ -z "$checkpoint" ]; then
+    python tools/average_model.py --exp_dir "$exp_dir" --num_avg "$num_avg"
+    checkpoint=$exp_dir/models/avg_model.pt
+  fi
+  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/vox2_dev" "$data/vox1" --checkpoint "$checkpoint"
+fi
+
+if begin 5 "scores"; then
+  lists=()
+  if [ ${#trials[@]} -eq 0 ]; then
+    lists=("$data"/vox1/trials/*.kaldi)
+  else
+    for name in "${trials[@]}"; do lists+=("$data/vox1/trials/${name%.kaldi}.kaldi"); done
+  fi
+  python tools/score.py --embeddings "$exp_dir/embeddings/vox1/xvector.scp" --trials "${lists[@]}" \
+    --mean_vec "$exp_dir/embeddings/vox2_dev/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
+    ${note:+--note "$note"}
+fi

@@ -1,0 +1,123 @@
+"""What the tests share: a data folder of noise-like speakers, and ways to run the tools."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE = 16000
+# Networks of a few hundred weights are slower with more threads, and far slower where the cores are shared.
+torch.set_num_threads(1)
+
+
+def run_command(
+    *command: object, cwd: Path = ROOT, timeout: float = 600, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with this Python first on the PATH; what it prints is kept."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "OMP_NUM_THREADS": "1",
+        **env,
+    }
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``tools/NAME.py`` with options."""
+    return lambda name, *args, **env: run_command(sys.executable, ROOT / "tools" / f"{name}.py", *args, **env)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    """Write (N,) or (N, channels) floats as 16-bit wav."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+    return path
+
+
+def voice(rng: np.random.Generator, pitch_hz: float, seconds: float) -> np.ndarray:
+    """A buzz of one pitch in noise: the least that a network can tell apart."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    buzz = sum(np.sin(2 * np.pi * pitch_hz * k * time + rng.uniform(0, 6)) / k for k in range(1, 12))
+    return (0.1 * buzz + 0.02 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def corpora_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Corpora in the published layouts, far too small: 6 + 3 + 3 speakers of 2 sessions x 2 utterances."""
+    root = tmp_path_factory.mktemp("corpora")
+    rng = np.random.default_rng(0)
+    keys: list[str] = []
+    for part, first, count in (
+        ("voxceleb2/dev/wav", 12, 6),
+        ("voxceleb2/test/wav", 30, 3),
+        ("voxceleb1/test/wav", 270, 3),
+    ):
+        for speaker in range(first, first + count):
+            for session in ("aaa", "bbb"):
+                for number in (1, 2):
+                    key = f"id{speaker:05d}/{session}/{number:05d}.wav"
+                    write_wav(root / part / key, voice(rng, 80 + 7 * (speaker % 29), rng.uniform(1.3, 2.0)))
+                    if part.startswith("voxceleb1"):
+                        keys.append(key)
+    trials = [f"{int(a[:7] == b[:7])} {a} {b}" for i, a in enumerate(keys) for b in keys[i + 1 :]]
+    meta = root / "voxceleb1" / "meta"
+    meta.mkdir()
+    (meta / "veri_test2.txt").write_text("\n".join(trials) + "\n")
+    for kind in ("noise", "music", "speech"):
+        write_wav(root / f"musan/{kind}/part/{kind}-0.wav", 0.1 * rng.standard_normal(3 * RATE))
+    for room in ("Room001", "Room002"):
+        rir = np.exp(-np.arange(2000) / 300) * rng.standard_normal(2000) * 0.1
+        rir[40] = 0.9
+        write_wav(root / f"RIRS_NOISES/simulated_rirs/smallroom/{room}/{room}-0.wav", rir)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_dir(corpora_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpora after stages 1 and 2, as raw lists and as shards."""
+    from wespeaker.data.corpora import Corpora
+    from wespeaker.data.manifest import read_manifest, write_raw_list
+    from wespeaker.data.prepare import prepare_corpora
+    from wespeaker.data.shards import write_shards
+
+    data = tmp_path_factory.mktemp("data")
+    corpora = Corpora(
+        voxceleb1=corpora_dir / "voxceleb1",
+        voxceleb2=corpora_dir / "voxceleb2",
+        musan=corpora_dir / "musan",
+        rirs=corpora_dir / "RIRS_NOISES",
+    )
+    prepare_corpora(corpora, data, num_threads=2, rate=RATE)
+    utterances = read_manifest(data / "vox2_dev")
+    write_raw_list(data / "vox2_dev" / "raw.list", utterances)
+    write_shards(data / "vox2_dev" / "shards", utterances, utts_per_shard=10, seed=1)
+    return data
+
+
+SMALL = (
+    "num_epochs=2",
+    "num_avg=1",
+    "dev_interval=1",
+    "dataloader_args.batch_size=8",
+    "dataloader_args.num_workers=0",
+    "dataset_args.num_frms=60",
+    "dataset_args.filter_args.min_num_frames=50",
+    "model_args.m_channels=2",
+    "model_args.embed_dim=16",
+)
+"""Changes to a config that make a run of seconds."""

@@ -1,0 +1,77 @@
+"""Every command of the README, in its order, in a fresh copy of the project, on corpora of seconds."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+from conftest import ROOT, SMALL, run_command
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+COMMANDS = [line.split("  # ")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+TEST_COMMAND = "bash tools/dev.sh test"
+
+TINY_CORPUS = "--num_train_spk 8 --num_dev_spk 2 --num_test_spk 6 --num_sessions 2 --num_utts 2 --max_sec 2.0"
+SHRINK = " ".join([*SMALL, "dataset_args.num_frms=80", "scheduler_args.warm_up_epoch=0"])
+NAMED = {
+    "/corpora/voxceleb1": "corpora/mini/voxceleb1",
+    "/corpora/voxceleb2": "corpora/mini/voxceleb2",
+    "/corpora/musan": "corpora/mini/musan",
+    "/corpora/RIRS_NOISES": "corpora/mini/RIRS_NOISES",
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """The files that git would give a user, in a new folder."""
+    pytest.importorskip("espeakng_loader", reason="the mini corpus is spoken by espeakng-loader")
+    listed = run_command("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    if listed.returncode != 0:
+        pytest.skip("this is not a git checkout")
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def shrunk(command):
+    """The command as it stands, with options that make it small appended and the user's folders filled in."""
+    words = [NAMED.get(word, word) for word in shlex.split(command)]
+    if words[:2] != ["bash", "run.sh"]:
+        return words
+    if "--gpus" in words:
+        at = words.index("--gpus")
+        words[at : at + 2] = ["--nproc", "1"]
+    if "--corpus" not in words:
+        words += ["--mini_args", TINY_CORPUS]
+    if "--set" in words:
+        at = words.index("--set")
+        words[at + 1] += " " + SHRINK
+        return words
+    return [*words, "--set", SHRINK]
+
+
+def test_the_readme_commands_run_in_order(checkout):
+    assert len(COMMANDS) >= 8
+    for command in COMMANDS:
+        if command == TEST_COMMAND:
+            continue  # is running this
+        done = run_command(*shrunk(command), cwd=checkout)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if "score.py" in command or command == "bash run.sh":
+            assert "EER" in done.stdout, command
+    for name in ("mini_qmargin", "mini_arcface", "longer", "resnet34_qmargin"):
+        assert (checkout / "exp" / name / "scores" / "results.json").is_file()
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert TEST_COMMAND in COMMANDS
+    assert TEST_COMMAND in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_files_and_options_that_the_readme_names_are_there():
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"`(conf/\w+\.yaml|tools/\w+\.(?:py|sh)|requirements\.txt|run\.sh)`", text):
+        assert (ROOT / name).is_file(), name

@@ -1,0 +1,165 @@
+"""run.sh from the first stage to the last, on a corpus of seconds."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL, run_command
+
+TINY_CORPUS = "--num_train_spk 10 --num_dev_spk 4 --num_test_spk 6 --num_sessions 2 --num_utts 2 --max_sec 2.5"
+SET = " ".join([*SMALL, "dataset_args.num_frms=100", "num_avg=2", "model_args.m_channels=4"])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder for everything that run.sh writes, with the options that keep it there."""
+    pytest.importorskip("espeakng_loader", reason="the mini corpus is spoken by espeakng-loader")
+    return tmp_path_factory.mktemp("recipe")
+
+
+def recipe(workplace, *options, name="qmargin", cwd=ROOT, **env):
+    return run_command(
+        "bash", "run.sh", "--mini_args", TINY_CORPUS, "--corpora", workplace / "corpora", "--data", workplace / "data",
+        "--exp_dir", workplace / name, "--set", SET, *options, cwd=cwd, **env,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def qmargin(workplace):
+    """All stages with the default config; what they printed."""
+    done = recipe(workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def check_results(folder):
+    results = json.loads((folder / "scores" / "results.json").read_text())
+    assert set(results["trials"]) == {"vox1_O_cleaned", "vox1_H_cleaned"}
+    for entry in results["trials"].values():
+        assert 0 < entry["eer"] < 0.5
+        assert set(entry["tar_at_far"]) == {"0.1", "0.01", "0.001"}
+    assert (folder / "scores" / "det.png").stat().st_size > 10_000
+    return results
+
+
+def test_all_stages_leave_what_they_promise(qmargin, workplace):
+    results = check_results(workplace / "qmargin")
+    assert "synthetic mini corpus" in json.dumps(results)
+    for part in (
+        "corpora/mini/voxceleb1/meta/veri_test2.txt", "data/vox2_dev/wav.scp", "data/vox2_dev/shard.list",
+        "data/musan/wav.scp", "data/rirs/wav.scp", "data/vox1/trials/vox1_H_cleaned.kaldi",
+        "qmargin/config.yaml", "qmargin/env.json", "qmargin/metrics.jsonl", "qmargin/train.log",
+        "qmargin/models/avg_model.pt", "qmargin/embeddings/vox1/xvector.scp",
+        "qmargin/embeddings/vox2_dev/mean_vec.npy",
+        "qmargin/scores/vox1_O_cleaned.kaldi.score",
+    ):  # fmt: skip
+        assert (workplace / part).stat().st_size > 0, part
+    for stage in range(6):
+        assert f"== stage {stage}:" in qmargin.stdout
+    for text in ("EER", "minDCF", "TAR", "target", "nontarget", "det.png", "vox1_O_cleaned"):
+        assert text in qmargin.stdout
+
+
+@pytest.mark.parametrize("loss", ["cosface"])
+def test_other_losses_by_swapping_the_config(qmargin, workplace, loss):
+    done = recipe(workplace, "--config", f"conf/mini_{loss}.yaml", "--stage", "3", name=loss)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = check_results(workplace / loss)
+    assert results != json.loads((workplace / "qmargin" / "scores" / "results.json").read_text())
+
+
+def test_a_repeated_command_gives_the_same_scores(qmargin, workplace):
+    scores = workplace / "qmargin" / "scores" / "vox1_O_cleaned.kaldi.score"
+    weights = workplace / "qmargin" / "models" / "model_2.pt"
+    before = scores.read_bytes(), weights.stat().st_mtime_ns
+    done = recipe(workplace)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert (scores.read_bytes(), weights.stat().st_mtime_ns) == before
+
+
+def test_two_processes_train_by_the_same_script(qmargin, workplace):
+    done = recipe(workplace, "--stage", "3", "--nproc", "2", name="two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_results(workplace / "two")
+    log = (workplace / "two" / "train.log").read_text()
+    assert "batch 8 x 2 processes on cpu" in log
+    steps = [json.loads(line)["step"] for line in (workplace / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
+def test_raw_data_and_chosen_trials(qmargin, workplace):
+    done = recipe(workplace, "--stage", "2", "--data_type", "raw", "--trials", "vox1_O_cleaned", name="raw")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((workplace / "raw" / "scores" / "results.json").read_text())
+    assert set(results["trials"]) == {"vox1_O_cleaned"}
+    shards, raw = (np.loadtxt(workplace / name / "scores" / "vox1_O_cleaned.kaldi.score", usecols=2, dtype=float)
+                   for name in ("qmargin", "raw"))  # fmt: skip
+    np.testing.assert_array_equal(shards, raw)
+
+
+def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
+    """The published layouts, as a user has them: m4a for VoxCeleb2, no test part."""
+    av = pytest.importorskip("av")
+    mini, own = workplace / "corpora" / "mini", tmp_path / "corpora"
+    shutil.copytree(mini, own, ignore=shutil.ignore_patterns("voxceleb2", "corpus.json"))
+    for wav in sorted((mini / "voxceleb2" / "dev").rglob("*.wav")):
+        m4a = own / "voxceleb2" / "dev" / "aac" / wav.parent.parent.name / wav.parent.name / f"{wav.stem}.m4a"
+        m4a.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(wav)) as source, av.open(str(m4a), "w") as target:
+            stream = target.add_stream("aac", rate=16000, layout="mono")
+            for frame in source.decode(audio=0):
+                target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+    options = [
+        "--corpus", "voxceleb", "--config", "conf/mini_qmargin.yaml", "--data", tmp_path / "data",
+        "--voxceleb1", own / "voxceleb1", "--voxceleb2", own / "voxceleb2", "--far", "1e-1 1e-2",
+    ]  # fmt: skip
+    done = recipe(workplace, *options, "--musan", own / "musan", name="vox")
+    assert done.returncode == 1
+    assert "--rirs DIR is not given; it is for the reverberation augmentation" in done.stderr
+    assert not (tmp_path / "data").exists()
+    done = recipe(workplace, *options, "--musan", own / "musan", "--rirs", own / "RIRS_NOISES", name="vox")
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = (tmp_path / "data" / "vox2_dev" / "wav.scp").read_text().splitlines()
+    assert len(listed) == 40
+    assert all(line.endswith(".wav") for line in listed)
+    assert "synthetic" not in done.stdout
+
+
+BAD = {
+    "unknown option": (["--stge", "1"], "unknown option --stge"),
+    "option without value": (["--stage"], "option --stage needs a value"),
+    "stray word": (["3"], "expected --option value, found '3'"),
+    "stage that is not there": (["--stop_stage", "12"], "there is no stage 12"),
+    "stages the wrong way round": (["--stage", "4", "--stop_stage", "2"], "--stage 4 comes after --stop_stage 2"),
+    "stage that is no number": (["--stage", "x"], "--stage must be a whole number, found 'x'"),
+    "unknown corpus": (["--corpus", "timit"], "--corpus must be mini or voxceleb, found 'timit'"),
+    "missing config": (["--config", "conf/no.yaml"], "conf/no.yaml (the config) does not exist"),
+    "unknown key": (["--set", "num_epoch=3"], "num_epoch: unknown key; did you mean 'num_epochs'?"),
+    "unknown loss": (["--set", "projection_args.project_type=arcmargin"], "did you mean 'arc_margin'"),
+    "wrong type": (["--set", "seed=abc"], "seed: input should be a valid integer"),
+    "folders for the mini corpus": (["--musan", "/x"], "folders of corpora go with --corpus voxceleb"),
+    "no corpora": (["--corpus", "voxceleb"], "--voxceleb2 DIR is not given; it is for the training speech"),
+    "stage before its input": (["--stage", "3"], "does not exist; run the stage that makes it first"),
+    "unknown trial list": (["--stage", "5"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_a_sentence_and_exit_code_1(case, tmp_path):
+    options, sentence = BAD[case]
+    places = ("--corpora", tmp_path / "c", "--data", tmp_path / "d", "--exp_dir", tmp_path / "e")
+    done = run_command("bash", "run.sh", *places, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_help_lists_every_option():
+    done = run_command("bash", "run.sh", "--help")
+    assert done.returncode == 0
+    for option in ("--stage", "--config", "--voxceleb1", "--gpus", "--set"):
+        assert option in done.stdout

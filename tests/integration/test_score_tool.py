@@ -1,0 +1,115 @@
+"""tools/score.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import pytest
+
+from wespeaker.eval.scoring import evaluate_scores
+
+Tool = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    """An experiment with embeddings of 8 speakers x 4 utterances, a mean vector and two trial lists."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "exp" / "embeddings" / "vox1"
+    folder.mkdir(parents=True)
+    utts = [f"id{i // 4}/v/{i % 4}.wav" for i in range(32)]
+    vectors = np.repeat(rng.standard_normal((8, 8)), 4, axis=0) + 0.7 * rng.standard_normal((32, 8)) + 2
+    kaldiio.save_ark(
+        str(folder / "xvector.ark"),
+        dict(zip(utts, vectors.astype(np.float32), strict=True)),
+        scp=str(folder / "xvector.scp"),
+    )
+    np.save(tmp_path / "mean_vec.npy", vectors.mean(axis=0).astype(np.float32))
+    pairs = [(a, b, a[:3] == b[:3]) for i, a in enumerate(utts) for b in utts[i + 1 :]]
+    kaldi = "".join(f"{a} {b} {'target' if same else 'nontarget'}\n" for a, b, same in pairs)
+    (tmp_path / "all.kaldi").write_text(kaldi)
+    (tmp_path / "half.txt").write_text("".join(f"{same:d} {a} {b}\n" for a, b, same in pairs[::2]))
+    return tmp_path / "exp"
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool) -> None:
+    root, scores = exp.parent, exp / "scores"
+    done = tool(
+        "score",
+        *("--embeddings", exp / "embeddings/vox1/xvector.scp"),
+        *("--trials", root / "all.kaldi", root / "half.txt"),
+        *("--mean_vec", root / "mean_vec.npy", "--output_dir", scores),
+        *("--far", "1e-1", "1e-2", "1e-3", "--note", "a synthetic corpus"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert _files(scores) == {"all.kaldi.score", "half.txt.score", "results.json", "results.txt", "det.png"}
+    table = (scores / "results.txt").read_text()
+    assert done.stdout == f"{table}\nDET plot: {scores / 'det.png'}\nresults:  {scores / 'results.json'}\n"
+    results = json.loads((scores / "results.json").read_text())
+    assert results["note"] == table.splitlines()[0] == "a synthetic corpus"
+    assert results["exp_dir"] == str(exp)
+    assert list(results["trials"]) == ["all", "half"]
+    entry = results["trials"]["all"]
+    assert (entry["num_target"], entry["num_nontarget"]) == (48, 448)
+    assert list(entry["tar_at_far"]) == ["0.1", "0.01", "0.001"]
+    assert [point["resolvable"] for point in entry["tar_at_far"].values()] == [True, True, False]
+    assert 0 < entry["eer"] < 0.5
+
+    before = _files(root)
+    ready = tool("score", "--scores", scores / "all.kaldi.score", scores / "half.txt.score", "--far", "1e-1", "1e-2")
+    assert ready.returncode == 0, ready.stderr
+    evaluation = evaluate_scores([scores / "all.kaldi.score", scores / "half.txt.score"], fars=[1e-1, 1e-2])
+    assert ready.stdout == evaluation.table + "\n"
+    assert _files(root) == before
+    for name in ("all", "half"):
+        assert evaluation.results["trials"][name]["eer"] == results["trials"][name]["eer"]
+
+    again = tool("score", "--scores", scores / "all.kaldi.score", "--output_dir", root / "again")
+    assert again.returncode == 0, again.stderr
+    assert _files(root / "again") == {"results.json", "results.txt", "det.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --embeddings"),
+        (["a.score"], "'a.score' belongs to no option; name files with --scores"),
+        (["--scores", "a.score", "--embeddings", "x.scp"], "give either --embeddings"),
+        (["--scores", "a.score", "--trials", "all.kaldi"], "--trials and --mean_vec go with --embeddings"),
+        (["--embeddings", "x.scp"], "--embeddings needs --trials"),
+        (["--embeddings", "x.scp", "--trials", "all.kaldi"], "--output_dir"),
+        (["--scores", "{root}/nothing.score"], "nothing.score does not exist"),
+        (["--scores", "{root}/all.kaldi"], "all.kaldi:1: expected 'utt1 utt2 score target|nontarget'"),
+        (["--scores", "{root}/one.score"], "one.score: the list has no nontarget trials"),
+        (["--scores", "{root}/ok.score", "--far", "0"], "FAR must lie in"),
+        (["--scores", "{root}/ok.score", "--far", "low"], "low"),
+        (["--scores", "{root}/ok.score", "--p_target", "1"], "p_target"),
+        (["--embeddings", "{scp}", "--trials", "{root}/new.kaldi", "--output_dir", "{root}/out"], "new/utt.wav"),
+        (["--embeddings", "{scp}.gone", "--trials", "{root}/all.kaldi", "--output_dir", "{root}/out"], "extract"),
+        (["--embeddings", "{root}/pipe.scp", "--trials", "{root}/all.kaldi", "--output_dir", "{root}/out"], "shell"),
+    ],
+)
+def test_misuse_is_one_sentence_and_leaves_nothing(exp: Path, tool: Tool, arguments: list[str], message: str) -> None:
+    root = exp.parent
+    (root / "one.score").write_text("a b 0.5 target\n")
+    (root / "ok.score").write_text("a b 0.5 target\na c 0.1 nontarget\n")
+    (root / "new.kaldi").write_text("new/utt.wav id0/v/0.wav target\n")
+    (root / "pipe.scp").write_text(f"utt touch {root}/ran |\n")
+    before = _files(root)
+    scp = exp / "embeddings/vox1/xvector.scp"
+    done = tool("score", *(text.format(root=root, scp=scp) for text in arguments))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert _files(root) == before

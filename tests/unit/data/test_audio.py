@@ -1,0 +1,136 @@
+import io
+import tarfile
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, write_wav
+
+from wespeaker.data.audio import (
+    AudioSource,
+    audio_length,
+    decode_to_wav,
+    fit_length,
+    read_audio,
+    read_crop,
+    resample,
+)
+from wespeaker.errors import InputError
+
+
+@pytest.fixture
+def wav():
+    return (0.3 * np.random.default_rng(0).standard_normal(2 * RATE)).clip(-1, 1).astype(np.float32)
+
+
+@pytest.fixture(params=["wav", "flac"])
+def sources(request, tmp_path, wav):
+    """The same audio as a file and as a member of a tar file."""
+    path = tmp_path / f"a.{request.param}"
+    soundfile.write(path, wav, RATE, subtype="PCM_16")
+    shard = tmp_path / "shard.tar"
+    data = path.read_bytes()
+    with tarfile.open(shard, "w") as tar:
+        for name, content in (("a.spk", b"id1"), (path.name, data), ("b.spk", b"id2")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(shard) as tar:
+        member = tar.getmember(path.name)
+    return AudioSource(str(path)), AudioSource(str(shard), member.offset_data, member.size)
+
+
+def test_spans_of_files_and_of_tar_members(sources, wav):
+    for source in sources:
+        assert audio_length(source) == (len(wav), RATE)
+        for start, count in ((0, 100), (1234, 5000), (len(wav) - 10, 10), (len(wav) - 10, 100)):
+            expected = wav[start : start + count]
+            np.testing.assert_allclose(read_audio(source, start, count), expected, atol=1 / 32768)
+        assert len(read_audio(source)) == len(wav)
+
+
+def test_the_first_channel_is_read(tmp_path, wav):
+    path = write_wav(tmp_path / "s.wav", np.stack([wav, -wav, 0 * wav], axis=1))
+    np.testing.assert_allclose(read_audio(AudioSource(str(path))), wav, atol=1 / 32768)
+
+
+def test_bad_files_name_themselves(tmp_path, wav):
+    with pytest.raises(InputError, match=r"no\.wav does not exist"):
+        audio_length(AudioSource(str(tmp_path / "no.wav")))
+    garbage = tmp_path / "garbage.wav"
+    garbage.write_bytes(b"this is not audio" * 100)
+    with pytest.raises(InputError, match=r"garbage\.wav cannot be read as audio"):
+        read_audio(AudioSource(str(garbage)))
+    empty = write_wav(tmp_path / "empty.wav", np.zeros(0))
+    with pytest.raises(InputError, match="holds no audio"):
+        audio_length(AudioSource(str(empty)))
+    short = write_wav(tmp_path / "short.wav", wav[:100])
+    with pytest.raises(InputError, match="shorter than its entry says"):
+        read_audio(AudioSource(str(short)), 1000, 10)
+
+
+def test_resampling_moves_a_tone_as_the_step_says():
+    time = np.arange(RATE) / RATE
+    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
+    for step, hertz in ((Fraction(9, 10), 900), (Fraction(11, 10), 1100), (Fraction(2), 2000), (Fraction(1, 2), 500)):
+        out = resample(tone, step)
+        assert abs(len(out) - RATE / step) <= 1
+        peak = np.argmax(np.abs(np.fft.rfft(out * np.hanning(len(out))))) * RATE / len(out)
+        assert peak == pytest.approx(hertz, abs=2)
+
+
+def test_fit_length_cuts_and_repeats():
+    assert fit_length(np.arange(3.0), 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert fit_length(np.arange(5.0), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("speed", [Fraction(1), Fraction(9, 10), Fraction(11, 10)])
+@pytest.mark.parametrize("rate", [RATE, 8000])
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_crops_have_the_asked_length(sources, speed, rate, seconds):
+    source = sources[1]
+    rng = np.random.default_rng(0)
+    crop = read_crop(source, audio_length(source), num_samples=int(seconds * rate), rate=rate, speed=speed, rng=rng)
+    assert crop.shape == (int(seconds * rate),)
+    assert crop.dtype == np.float32
+
+
+def test_crop_positions_reach_both_ends(tmp_path):
+    path = write_wav(tmp_path / "ramp.wav", np.arange(1000) / 32768)
+    source = AudioSource(str(path))
+    rng = np.random.default_rng(0)
+    starts = [
+        round(read_crop(source, (1000, RATE), num_samples=990, rate=RATE, rng=rng)[0] * 32768) for _ in range(300)
+    ]
+    assert set(starts) == set(range(11))
+
+
+def encode_m4a(path, samples):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_m4a_is_decoded(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    encode_m4a(tmp_path / "a.m4a", tone)
+    decode_to_wav(tmp_path / "a.m4a", tmp_path / "sub" / "a.wav", rate=RATE)
+    out, rate = soundfile.read(tmp_path / "sub" / "a.wav")
+    assert rate == RATE
+    assert len(out) == pytest.approx(RATE, abs=2048)
+    middle = out[4000:12000]
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_broken_m4a_is_an_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "a.m4a").write_bytes(b"\0" * 1000)
+    with pytest.raises(InputError, match=r"a\.m4a cannot be decoded"):
+        decode_to_wav(tmp_path / "a.m4a", tmp_path / "a.wav", rate=RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.m4a"]

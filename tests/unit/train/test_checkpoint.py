@@ -1,0 +1,73 @@
+import pickle
+
+import pytest
+import torch
+
+from wespeaker.errors import InputError
+from wespeaker.train import checkpoint
+
+
+def state(value, counter=3):
+    half = torch.full((2,), value, dtype=torch.float16)
+    return {"w": torch.full((2,), value), "n": torch.tensor(counter), "half": half}
+
+
+@pytest.fixture
+def models(tmp_path):
+    for epoch in (5, 7, 8, 9, 10):
+        checkpoint.save(state(float(epoch), counter=epoch), checkpoint.model_path(tmp_path, epoch))
+    (tmp_path / "best_model.pt").write_bytes(b"what WeSpeaker's glob would have averaged")
+    return tmp_path
+
+
+def test_the_average_is_of_the_last_epochs(models):
+    average = checkpoint.load(checkpoint.average_models(models, 3))
+    assert average["w"].tolist() == [9.0, 9.0]
+    assert average["half"].dtype == torch.float16
+    assert int(average["n"]) == 10
+    assert checkpoint.epochs_saved(models) == [5, 7, 8, 9, 10]
+
+
+def test_averaging_more_than_there_are_names_what_is_missing(models, tmp_path):
+    with pytest.raises(InputError, match=r"averaging 6 epochs needs model_6\.pt .* found epochs \[5, 7, 8, 9, 10\]"):
+        checkpoint.average_models(models, 6)
+    with pytest.raises(InputError, match=r"no model_<epoch>\.pt .* run the training stage"):
+        checkpoint.average_models(tmp_path / "empty", 1)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_reading_executes_nothing(tmp_path, capsys):
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match=r"evil\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "evil.pt")
+    with open(tmp_path / "pickle.pt", "wb") as file:
+        pickle.dump(Evil(), file, protocol=2)
+    with pytest.raises(InputError, match=r"pickle\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "pickle.pt")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_damaged_and_missing_files(models):
+    path = checkpoint.model_path(models, 5)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"model_5\.pt cannot be read"):
+        checkpoint.load(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"model_5\.pt .* does not exist; run the training stage"):
+        checkpoint.load(path)
+    torch.save([1], path)
+    with pytest.raises(InputError, match="holds a list, expected a dict"):
+        checkpoint.load(path)
+
+
+def test_a_failed_write_leaves_the_old_file(models):
+    path = checkpoint.model_path(models, 5)
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        checkpoint.save({"x": lambda: None}, path)
+    assert path.read_bytes() == before
+    assert not [p for p in models.iterdir() if "partial" in p.name]

@@ -1,0 +1,66 @@
+"""What every command-line tool here shares: the package on the path, logging, and errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `python tools/x.py` works without installing the package
+
+from wespeaker.errors import InputError  # noqa: E402
+
+if TYPE_CHECKING:
+    from wespeaker.data.corpora import Corpora
+
+CORPORA = {
+    "voxceleb1": "folder of VoxCeleb1 with its trial lists (veri_test2.txt and so on)",
+    "voxceleb2": "folder of VoxCeleb2 (dev, and test if there is one)",
+    "musan": "folder of MUSAN",
+    "rirs": "folder of RIRS_NOISES",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose help shows defaults, that takes no abbreviations and exits with 1 on misuse."""
+
+    def __init__(self, doc: str | None) -> None:
+        super().__init__(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and how to get help; exit with 1."""
+        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def add_corpora(parser: Parser) -> None:
+    """Add the options that name the folders of the corpora."""
+    for name, text in CORPORA.items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
+
+
+def to_corpora(args: argparse.Namespace) -> Corpora:
+    """Return what those options gave."""
+    from wespeaker.data.corpora import Corpora  # here, since it imports torch, which takes seconds
+
+    return Corpora(**{name: getattr(args, name) for name in CORPORA})
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; print an InputError or OSError as one line and exit with 1. A bug keeps its traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        main()
+    except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os._exit(1)  # the reader of our output left, as in `tools/score.py ... | head`
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# For those who change the project: makes the environment, then runs one of
+#   bash tools/dev.sh test [pytest options]   the tests (--slow adds the slow ones)
+#   bash tools/dev.sh lint                    ruff, bash -n, shellcheck
+#   bash tools/dev.sh type                    mypy
+#   bash tools/dev.sh bench                   every bench/bench_*.py; rows go to bench/results/
+#   bash tools/dev.sh all                     lint, type, test
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() { sed -n '2,7s/^# \{0,1\}//p' tools/dev.sh; }
+
+run_test() {
+  local select=(-m "not slow") args=()
+  for arg in "$@"; do
+    if [ "$arg" = --slow ]; then select=(); else args+=("$arg"); fi
+  done
+  python -m pytest "${select[@]}" "${args[@]}"
+}
+
+run_lint() {
+  local scripts=(run.sh path.sh tools/*.sh .ci/run)
+  python -m ruff check .
+  python -m ruff format --check .
+  for script in "${scripts[@]}"; do bash -n "$script"; done
+  shellcheck -x "${scripts[@]}"
+}
+
+run_type() { python -m mypy; }
+
+run_bench() { for script in bench/bench_*.py; do python "$script"; done; }
+
+command=${1:-}
+case $command in
+  test | lint | type | bench | all) shift ;;
+  "" | -h | --help) usage; exit 0 ;;
+  *) echo "dev.sh: error: unknown command '$command'" >&2; usage >&2; exit 1 ;;
+esac
+
+export WESPEAKER_REQUIREMENTS=$PWD/tests/requirements.txt
+# shellcheck source=path.sh
+. ./path.sh
+unset WESPEAKER_REQUIREMENTS  # the tests start run.sh, which needs no more than requirements.txt
+case $command in
+  test) run_test "$@" ;;
+  all) run_lint; run_type; run_test "$@" ;;
+  *) "run_$command" "$@" ;;
+esac

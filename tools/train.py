@@ -1,0 +1,45 @@
+"""Stage 3: train the network of a config; called again, it goes on where it stopped.
+
+One process:        python tools/train.py --config conf/mini_qmargin.yaml --train_data data/mini/vox2_dev/shard.list ...
+Several processes:  torchrun --standalone --nproc_per_node 4 tools/train.py ...
+"""
+
+from pathlib import Path
+
+from _cli import Parser, run
+
+from wespeaker.config import load_config
+from wespeaker.data.dataset import READERS
+from wespeaker.errors import InputError
+from wespeaker.train.dev import read_dev_trials
+from wespeaker.train.distributed import joined_ranks
+from wespeaker.train.trainer import TrainingData, train
+
+
+def main() -> None:
+    """Parse the options and train."""
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, help="a file of conf/")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
+    parser.add_argument("--exp_dir", help="run folder, instead of the config's exp_dir")
+    parser.add_argument("--train_data", type=Path, required=True, help="shard.list or raw.list of the training set")
+    parser.add_argument("--data_type", choices=sorted(READERS), default="shard", help="what --train_data is")
+    parser.add_argument("--noise_data", type=Path, help="wav.scp of the noise bank")
+    parser.add_argument("--reverb_data", type=Path, help="wav.scp of the room impulse responses")
+    parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")
+    parser.add_argument("--dev_trials", type=Path, help="trial list to show progress on")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    args = parser.parse_args()
+
+    overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])
+    config = load_config(args.config, overrides)
+    if (args.dev_data is None) != (args.dev_trials is None):
+        raise InputError("--dev_data and --dev_trials go together, found one of them")
+    data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
+    dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
+    with joined_ranks(args.device) as ranks:
+        train(config, data, dev=dev, ranks=ranks)
+
+
+if __name__ == "__main__":
+    run(main)

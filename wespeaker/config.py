@@ -1,0 +1,286 @@
+"""The typed form of conf/*.yaml: what keys there are, their units, ranges and defaults, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from wespeaker.errors import InputError, nearest
+from wespeaker.losses import validate_projection_args
+from wespeaker.models import MODELS
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A section of the config: unknown keys are errors and nothing changes it after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataloaderArgs(Section):
+    """How batches are made; the result does not depend on ``num_workers`` or ``prefetch_factor``."""
+
+    batch_size: PositiveInt = 128  # utterances per process
+    num_workers: NonNegativeInt = 4  # loader processes per training process
+    prefetch_factor: PositiveInt = 4  # batches that each loader process keeps ready
+    pin_memory: bool = False
+
+
+class FbankArgs(Section):
+    """Kaldi's log mel filterbank (Povey pre-emphasis .97, Hamming window, power spectrum, 20 Hz to Nyquist)."""
+
+    num_mel_bins: PositiveInt = 80
+    frame_length: PositiveFloat = 25.0  # ms
+    frame_shift: PositiveFloat = 10.0  # ms
+    dither: NonNegativeFloat = 1.0  # training only; standard deviation in steps of 16-bit audio
+
+
+class FilterArgs(Section):
+    """Which training utterances are left out."""
+
+    min_num_frames: NonNegativeInt = 100  # utterances shorter than this many frames
+
+
+class DatasetArgs(Section):
+    """What a training example is: crop, speed, augmentation, features."""
+
+    resample_rate: PositiveInt = 16000  # Hz
+    num_frms: PositiveInt = 200  # frames in a training crop
+    speed_perturb: bool = True  # speed 1.0, .9 or 1.1, each a third; each speed counts as new speakers
+    aug_prob: Share = 0.6  # share of the crops that is augmented
+    reverb_share: Share = 0.5  # of the augmented crops: this share gets reverberation, the rest noise
+    filter: bool = True
+    filter_args: FilterArgs = FilterArgs()
+    fbank_args: FbankArgs = FbankArgs()
+
+
+class ModelArgs(Section):
+    """Size of the backbone."""
+
+    feat_dim: PositiveInt = 80
+    embed_dim: PositiveInt = 256
+    pooling_func: Literal["TSTP"] = "TSTP"  # mean and standard deviation over time
+    two_emb_layer: bool = False
+    m_channels: PositiveInt = 32  # channels of the first stage; the others have 2, 4, 8 times as many
+
+
+class MarginUpdate(Section):
+    """Margin annealing; epochs count from 1."""
+
+    initial_margin: NonNegativeFloat = 0.0
+    final_margin: NonNegativeFloat = 0.2
+    increase_start_epoch: PositiveFloat = 20
+    fix_start_epoch: PositiveFloat = 40
+    update_margin: bool = True  # false: initial_margin all along
+    increase_type: Literal["exp", "linear"] = "exp"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MarginUpdate:
+        if self.update_margin and self.fix_start_epoch < self.increase_start_epoch:
+            raise ValueError(
+                f"fix_start_epoch ({self.fix_start_epoch:g}) must not come before "
+                f"increase_start_epoch ({self.increase_start_epoch:g})"
+            )
+        return self
+
+
+class SGDArgs(Section):
+    """Options of torch.optim.SGD."""
+
+    momentum: Share = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class AdamWArgs(Section):
+    """Options of torch.optim.AdamW."""
+
+    weight_decay: NonNegativeFloat = 1e-2
+
+
+class SchedulerArgs(Section):
+    """Learning rate: linear warm-up, then exponential decay over the whole run; epochs may be fractions."""
+
+    initial_lr: PositiveFloat = 0.1
+    final_lr: PositiveFloat = 5e-5
+    warm_up_epoch: NonNegativeFloat = 6
+    warm_from_zero: bool = True
+    scale_ratio: Literal["auto"] | PositiveFloat = "auto"  # factor on all rates; auto: world size x batch_size / 64
+
+
+OPTIMIZER_ARGS: dict[str, type[Section]] = {"SGD": SGDArgs, "AdamW": AdamWArgs}
+
+
+class Config(Section):
+    """One experiment. The names are WeSpeaker's where the meaning is the same."""
+
+    exp_dir: str
+    seed: NonNegativeInt = 42
+    num_epochs: PositiveInt = 150
+    num_avg: PositiveInt = 10  # last epochs whose weights are averaged
+    save_epoch_interval: PositiveInt = 5  # epochs between kept models; the last num_avg are always kept
+    log_batch_interval: PositiveInt = 100  # steps between rows of metrics.jsonl
+    dev_interval: NonNegativeInt = 5  # epochs between dev trials; 0: never
+    dataloader_args: DataloaderArgs = DataloaderArgs()
+    dataset_args: DatasetArgs = DatasetArgs()
+    model: str = "ResNet34"
+    model_args: ModelArgs = ModelArgs()
+    projection_args: dict[str, Any]
+    margin_scheduler: Literal["MarginScheduler"] = "MarginScheduler"
+    margin_update: MarginUpdate = MarginUpdate()
+    optimizer: str = "SGD"
+    optimizer_args: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    scheduler: Literal["ExponentialDecrease"] = "ExponentialDecrease"
+    scheduler_args: SchedulerArgs = SchedulerArgs()
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, name: str) -> str:
+        return _known("model", name, MODELS)
+
+    @field_validator("projection_args")
+    @classmethod
+    def _known_projection(cls, args: dict[str, Any]) -> dict[str, Any]:
+        return validate_projection_args(args)
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        return _known("optimizer", name, OPTIMIZER_ARGS)
+
+    @field_validator("optimizer_args", mode="before")
+    @classmethod
+    def _typed_optimizer_args(cls, args: Any, info: ValidationInfo) -> Any:
+        schema = OPTIMIZER_ARGS.get(info.data.get("optimizer", ""))
+        if schema is None or not isinstance(args, dict):
+            return args  # another validator says what is wrong
+        try:
+            return schema(**args).model_dump()
+        except ValidationError as error:
+            raise ValueError("; ".join(_sentences(error, schema))) from error
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        problems = []
+        if self.model_args.feat_dim != self.dataset_args.fbank_args.num_mel_bins:
+            problems.append(
+                f"model_args.feat_dim ({self.model_args.feat_dim}) must equal "
+                f"dataset_args.fbank_args.num_mel_bins ({self.dataset_args.fbank_args.num_mel_bins})"
+            )
+        if self.num_avg > self.num_epochs:
+            problems.append(f"num_avg ({self.num_avg}) must not exceed num_epochs ({self.num_epochs})")
+        if self.scheduler_args.warm_up_epoch > self.num_epochs:
+            problems.append(
+                f"scheduler_args.warm_up_epoch ({self.scheduler_args.warm_up_epoch:g}) "
+                f"must not exceed num_epochs ({self.num_epochs})"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def dump(self) -> str:
+        """Return the resolved config, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, apply overrides, and check all of it.
+
+    Args:
+        path: a YAML file.
+        overrides: ``section.key=value`` items, the value in YAML's notation.
+
+    Raises:
+        InputError: naming every problem of the file and the overrides at once.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} (the config) does not exist; the ready ones are in conf/")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must be a mapping of keys to values, found {type(values).__name__}")
+    for item in overrides:
+        _override(values, item)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
+        sentences = _sentences(error, Config)
+        raise InputError(f"{where}: " + "\n  ".join(sentences if len(sentences) == 1 else ["", *sentences])) from error
+
+
+def _known(kind: str, name: str, registry: Collection[str]) -> str:
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}; {nearest(name, registry)}")
+    return name
+
+
+def _override(values: dict[str, Any], item: str) -> None:
+    """Set ``a.b=c`` in nested dicts, making the sections that are not there."""
+    name, equals, text = item.partition("=")
+    if not equals or not name:
+        raise InputError(f"override {item!r} must look like section.key=value, as num_epochs=2")
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"override {item!r}: {section} is a value, not a section")
+    try:
+        values[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {item!r}: {text!r} is not valid YAML") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, which YAML would let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build the mapping after looking for repeated keys."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _sentences(error: ValidationError, schema: type[BaseModel]) -> list[str]:
+    """Turn each error of pydantic into ``section.key: what is wrong``."""
+    return [_sentence(detail, schema) for detail in error.errors()]
+
+
+def _sentence(detail: ErrorDetails, schema: type[BaseModel]) -> str:
+    location = [str(part) for part in detail["loc"]]
+    name = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: unknown key; {nearest(location[-1], _section_at(schema, location[:-1]).model_fields)}"
+    if detail["type"] == "missing":
+        return f"{name}: is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message[0].lower()}{message[1:]}, found {detail['input']!r}"
+
+
+def _section_at(schema: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
+    for part in location:
+        annotation = schema.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        schema = annotation
+    return schema

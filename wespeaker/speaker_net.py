@@ -1,0 +1,71 @@
+"""The network that is trained: waveform → features → backbone → head, as one module with WeSpeaker's flat keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wespeaker.config import Config
+from wespeaker.data.dataset import make_fbank
+from wespeaker.data.features import mean_normalise
+from wespeaker.losses import HeadOutput, build_head
+from wespeaker.models import build_model
+
+HEAD_PREFIX = "projection."
+
+
+class SpeakerNet(nn.Module):
+    """Front end, backbone and head.
+
+    One forward pass goes through all three, so that wrappers (DistributedDataParallel, compile) see the head too.
+
+    Args:
+        config: the experiment.
+        num_classes: C; 0 leaves the head out, as for extraction.
+
+    """
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        self.fbank = make_fbank(config.dataset_args)
+        self.model = build_model(config.model, **config.model_args.model_dump())
+        self.projection = (
+            build_head(config.projection_args, embed_dim=config.model_args.embed_dim, num_classes=num_classes)
+            if num_classes
+            else None
+        )
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform that can be embedded, in samples."""
+        min_frames = self.model.min_frames
+        assert isinstance(min_frames, int)
+        return self.fbank.num_samples(min_frames)
+
+    def embed(self, wav: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (B, D) of waveforms (B, N)."""
+        return self.model(mean_normalise(self.fbank(wav)))
+
+    def forward(self, wav: torch.Tensor, labels: torch.Tensor) -> HeadOutput:
+        """Return the head's output for waveforms (B, N) and labels (B,)."""
+        assert self.projection is not None
+        return self.projection(self.embed(wav), labels)
+
+    def flat_state(self) -> dict[str, torch.Tensor]:
+        """Return the weights under WeSpeaker's keys: the backbone's bare, the head's after ``projection.``."""
+        state = dict(self.model.state_dict())
+        if self.projection is not None:
+            state |= {HEAD_PREFIX + key: value for key, value in self.projection.state_dict().items()}
+        return state
+
+    def load_flat_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what ``flat_state`` gave; a head in ``state`` is passed over where this network has none.
+
+        Raises:
+            RuntimeError: keys or shapes differ; torch's message names them.
+
+        """
+        head = {key.removeprefix(HEAD_PREFIX): value for key, value in state.items() if key.startswith(HEAD_PREFIX)}
+        self.model.load_state_dict({key: value for key, value in state.items() if not key.startswith(HEAD_PREFIX)})
+        if self.projection is not None:
+            self.projection.load_state_dict(head)

@@ -1,0 +1,1 @@
+"""Training: schedules, processes, checkpoints, the run folder, and the loop."""

@@ -1,0 +1,92 @@
+"""Checkpoints: written whole or not at all, read without executing anything, averaged over epochs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wespeaker.errors import InputError
+from wespeaker.files import replacing
+
+CHECKPOINT = "checkpoint.pt"  # everything that a run needs to go on
+AVERAGE = "avg_model.pt"
+
+
+def model_path(models: Path, epoch: int) -> Path:
+    """Return where the weights after an epoch lie."""
+    return models / f"model_{epoch}.pt"
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write a file of torch so that it is complete on disk before it has its name."""
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a file of torch to the CPU; only tensors and plain values, never code.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+
+    """
+    if not path.is_file():
+        raise InputError(f"{path} (a checkpoint) does not exist; run the training stage first or name another one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, expected a dict of weights")
+    return content
+
+
+def epochs_saved(models: Path) -> list[int]:
+    """Return the epochs of which there is a ``model_<epoch>.pt``, in order."""
+    names = (re.fullmatch(r"model_(\d+)\.pt", path.name) for path in models.glob("model_*.pt"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def average_models(models: Path, num_avg: int) -> Path:
+    """Average the weights of the last epochs into ``avg_model.pt``.
+
+    Batch normalisation's counters, the only integers, are taken from the last epoch.
+
+    Args:
+        models: the folder with ``model_<epoch>.pt``.
+        num_avg: how many epochs; they must follow each other.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: there are fewer.
+
+    """
+    saved = epochs_saved(models)
+    if not saved:
+        raise InputError(f"there is no model_<epoch>.pt in {models}; run the training stage first")
+    wanted = list(range(saved[-1] - num_avg + 1, saved[-1] + 1))
+    missing = sorted(set(wanted) - set(saved))
+    if missing:
+        raise InputError(
+            f"averaging {num_avg} epochs needs model_{missing[0]}.pt in {models}, found epochs {saved}; "
+            f"lower num_avg or train on"
+        )
+    save(_mean([load(model_path(models, epoch)) for epoch in wanted]), models / AVERAGE)
+    return models / AVERAGE
+
+
+def _mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Average in float64; the states must have the same keys."""
+    return {
+        key: torch.stack([state[key].double() for state in states]).mean(dim=0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for key, value in states[-1].items()
+    }
