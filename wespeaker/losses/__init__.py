@@ -15,6 +15,7 @@ from wespeaker.losses.heads import (
     ProjectType,
     SoftmaxHead,
     build_head,
+    check_margin,
     scaled_cosines,
     validate_projection_args,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "alpha_softargmax",
     "angular_margin",
     "build_head",
+    "check_margin",
     "cosine_margin",
     "curricular_negatives",
     "forget_momentum",

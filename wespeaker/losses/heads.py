@@ -205,6 +205,13 @@ def validate_projection_args(args: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_margin(project_type: str, margin: float) -> None:
+    """Raise ValueError, a sentence, if a margin schedule must not give the head of this type this margin."""
+    kind = PROJECT_TYPES[project_type]
+    if "margin" in kind.defaults and (problem := _bad_value("margin", margin, kind.place)):
+        raise ValueError(f"{problem} ({project_type})")
+
+
 def _nearest(name: object, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), list(valid), n=3)
     return "did you mean " + " or ".join(map(repr, close)) + "?" if close else "valid names: " + ", ".join(valid)

@@ -510,6 +510,39 @@ def test_a_head_goes_on_from_its_state_dict(project_type):
     assert epochs(second, (3, 4)) == epochs(first, (3, 4))
 
 
+@pytest.mark.parametrize("project_type", TYPES)
+def test_a_nan_embedding_does_not_spoil_the_next_batch(project_type):
+    args = {"reinit_epoch": 2} if project_type == "a3m" else {}
+    head, (embeddings, labels) = make(project_type, **args), batch()
+    embeddings[3] = math.nan
+    embeddings[4] = math.inf
+    head.start_epoch(1)
+    head(embeddings, labels)
+    head.start_epoch(2)
+    assert head(*batch(2)).per_sample.isfinite().all()
+    assert all(value.double().isfinite().all() for value in head.state_dict().values())
+
+
+@pytest.mark.parametrize(("project_type", "args"), VARIANTS)
+def test_every_head_learns_to_tell_classes_apart(project_type, args):
+    if "alpha" in args:
+        args = {**args, "scale": 10, "margin": 0.1}
+    head = make(project_type, dtype=torch.float32, **args)
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(C).repeat(4)
+    centres = 20 * F.normalize(torch.randn(C, D, generator=generator))
+    embeddings = (centres[labels] + torch.randn(4 * C, D, generator=generator)).requires_grad_()
+    optimizer = torch.optim.Adam([*head.parameters(), embeddings], lr=0.02)
+    for epoch in (1, 2):
+        head.start_epoch(epoch)
+        for _ in range(60):
+            out = head(embeddings, labels)
+            optimizer.zero_grad()
+            out.loss.backward()
+            optimizer.step()
+    assert out.correct.all()
+
+
 def test_two_forward_passes_before_their_backward():
     """Gradient accumulation: the state of the second pass must not spoil the first one's graph."""
     for project_type in sorted(STATEFUL):
