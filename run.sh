@@ -99,6 +99,7 @@ for name in voxceleb1 voxceleb2 musan rirs; do
   [ -z "${!name}" ] || corpora_args+=("--$name" "${!name}")
 done
 
+SECONDS=0
 begin() { # STAGE TEXT: whether this stage is asked for; says so
   [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1
   echo "== stage $1: $2"
@@ -162,3 +163,4 @@ if begin 5 "scores"; then
     --mean_vec "$exp_dir/embeddings/vox2_dev/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
     ${note:+--note "$note"}
 fi
+echo "run.sh: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -185,10 +185,12 @@ def _map_files(
 def _log_counts(name: str, utterances: Sequence[Utterance]) -> None:
     num_utts, num_spks = len(utterances), len({utt.spk for utt in utterances})
     hours = sum(utt.seconds for utt in utterances) / 3600
-    logger.info("%s: %d utterances of %d speakers, %.1f hours", name, num_utts, num_spks, hours)
     published = PUBLISHED_COUNTS.get(name)
-    if published is not None and (num_utts, num_spks) != published:
-        logger.info("%s: this is not the whole published set (%d utterances of %d speakers)", name, *published)
+    whole = ""
+    if published is not None:
+        same = (num_utts, num_spks) == published
+        whole = ", as published" if same else ", published: {:,} of {:,}".format(*published)
+    logger.info("%s: %d utterances of %d speakers%s; %.1f hours", name, num_utts, num_spks, whole, hours)
 
 
 def _write_bank(folder: Path, root: Path, files: Iterable[Path], *, rate: int) -> None:
