@@ -133,14 +133,17 @@ if begin 3 "training in $exp_dir"; then
     IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
     nproc=${#gpu_list[@]}
   fi
+  device=auto
+  [ -z "$gpus" ] || device=cuda
   launcher=(python)
   [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
-  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type")
+  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type" --device "$device")
   [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
   [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
-  if [ -e "$data/vox2_test/trials/dev.kaldi" ]; then
-    train_args+=(--dev_data "$data/vox2_test" --dev_trials "$data/vox2_test/trials/dev.kaldi")
-  fi
+  for name in vox1 vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
+    [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
+  done
+  [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
   "${launcher[@]}" tools/train.py "${train_args[@]}" --set "${set[@]}"
 fi
 

@@ -32,6 +32,7 @@ from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
 
+DEV_TRIALS = "dev.kaldi"  # in the folder of the set whose speakers show the progress of training
 CORPORA_FILE = "corpora.txt"  # in the data folder: which corpora it was made from
 
 DEV_SPEAKERS, DEV_UTTS_PER_SPEAKER = 40, 8  # at most; all pairs of them are the dev trials
@@ -81,7 +82,10 @@ def prepare_corpora(
     if dev:
         dev_utts = collect(dev, output_dir / "vox2_test")
         _log_counts("vox2_test", dev_utts)
-        write_kaldi_trials(output_dir / "vox2_test" / "trials" / "dev.kaldi", make_dev_trials(dev_utts, seed=seed))
+        write_kaldi_trials(output_dir / "vox2_test" / DEV_TRIALS, make_dev_trials(dev_utts, seed=seed))
+    else:
+        logger.info("VoxCeleb2's test part is not there; dev trials are of vox1: to watch by, not to choose by")
+        write_kaldi_trials(output_dir / "vox1" / DEV_TRIALS, make_dev_trials(test_utts, seed=seed))
     if corpora.musan is not None:
         root = noise_root(corpora.musan)
         files = (path for kind in NOISE_KINDS for path in find_files(root / kind, (".wav", ".flac")))

@@ -31,7 +31,7 @@ def run(data_dir, tmp_path):
             data_dir / "rirs/wav.scp",
         )
         vox2_test = data_dir / "vox2_test"
-        trials = read_dev_trials(vox2_test / "trials" / "dev.kaldi", vox2_test) if dev else None
+        trials = read_dev_trials(vox2_test / "dev.kaldi", vox2_test) if dev else None
         train(config, data, dev=trials, ranks=ONE)
         return Path(config.exp_dir)
 
