@@ -61,14 +61,17 @@ def prepare_corpora(
         InputError: unreadable audio, a speaker in training and test, a trial that names no utterance, and so on.
 
     """
-    assert corpora.voxceleb1 is not None
-    assert corpora.voxceleb2 is not None
+    if corpora.voxceleb1 is None or corpora.voxceleb2 is None:
+        raise InputError("the folders of both VoxCeleb1 and VoxCeleb2 are needed; give --voxceleb1 and --voxceleb2")
     named = _named_corpora(output_dir, corpora)
     collect = partial(_collect, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share)
     vox2 = dict(find_speech(corpora.voxceleb2))
     train = {key: path for key, path in vox2.items() if not in_test_part(path, corpora.voxceleb2)}
     dev = {key: path for key, path in vox2.items() if key not in train}
     test = dict(find_speech(corpora.voxceleb1))
+    for root, found in ((corpora.voxceleb2, train), (corpora.voxceleb1, test)):
+        if not found:
+            raise InputError(f"there is no audio of VoxCeleb's layout under {root}; stage 0 says what should be there")
     _check_disjoint(train, {"vox1": test, "vox2_test": dev})
     lists = _read_lists(corpora.voxceleb1, test)
 
@@ -139,8 +142,6 @@ def _collect(
     files: dict[str, Path], folder: Path, *, num_threads: int, rate: int, max_bad_share: float
 ) -> list[Utterance]:
     """Read the header of each file, decode those that soundfile does not read, and write the manifest."""
-    if not files:
-        raise InputError(f"there is no audio for {folder}")
     read = partial(_prepare_utterance, wav_dir=folder / "wav", rate=rate)
     good, bad = _map_files(read, list(files.items()), num_threads=num_threads, desc=f"reading {folder.name}")
     if len(bad) > max_bad_share * len(files):
