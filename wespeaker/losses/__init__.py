@@ -17,6 +17,7 @@ from wespeaker.losses.heads import (
     validate_projection_args,
 )
 from wespeaker.losses.margins import angular_margin, cosine_margin, log_prior_margin, zero_loss_gap
+from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
 
 __all__ = [
     "PROJECT_TYPES",
@@ -24,13 +25,16 @@ __all__ = [
     "HeadOutput",
     "MarginHead",
     "ProjectType",
+    "RowSparseSGD",
     "SoftmaxHead",
     "alpha_divergence",
     "alpha_divergence_loss",
     "alpha_softargmax",
     "angular_margin",
     "build_head",
+    "clip_grad_norm",
     "cosine_margin",
+    "grad_norm",
     "log_prior_margin",
     "scaled_cosines",
     "validate_projection_args",
