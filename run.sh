@@ -99,6 +99,7 @@ for name in voxceleb1 voxceleb2 musan rirs; do
   [ -z "${!name}" ] || corpora_args+=("--$name" "${!name}")
 done
 
+SECONDS=0
 begin() { # STAGE TEXT: whether this stage is asked for; says so
   [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1
   echo "== stage $1: $2"
@@ -132,14 +133,17 @@ if begin 3 "training in $exp_dir"; then
     IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
     nproc=${#gpu_list[@]}
   fi
+  device=auto
+  [ -z "$gpus" ] || device=cuda
   launcher=(python)
   [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
-  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type")
+  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type" --device "$device")
   [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
   [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
-  if [ -e "$data/vox2_test/trials/dev.kaldi" ]; then
-    train_args+=(--dev_data "$data/vox2_test" --dev_trials "$data/vox2_test/trials/dev.kaldi")
-  fi
+  for name in vox1 vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
+    [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
+  done
+  [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
   "${launcher[@]}" tools/train.py "${train_args[@]}" --set "${set[@]}"
 fi
 
@@ -162,3 +166,4 @@ if begin 5 "scores"; then
     --mean_vec "$exp_dir/embeddings/vox2_dev/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
     ${note:+--note "$note"}
 fi
+echo "run.sh: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -7,6 +7,7 @@ from _cli import Parser, run
 
 from wespeaker.config import load_config
 from wespeaker.data.manifest import read_manifest
+from wespeaker.errors import InputError
 from wespeaker.eval.embeddings import write_embeddings
 from wespeaker.eval.extraction import embed_utterances
 from wespeaker.speaker_net import SpeakerNet
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
+    if not (args.exp_dir / "config.yaml").is_file():
+        raise InputError(f"{args.exp_dir} is not a run folder (it has no config.yaml); run the training stage first")
     config = load_config(args.exp_dir / "config.yaml")
     net = SpeakerNet(config, num_classes=0)
     net.load_flat_state(load(args.checkpoint or args.exp_dir / "models" / AVERAGE))

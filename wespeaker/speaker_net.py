@@ -8,6 +8,7 @@ from torch import nn
 from wespeaker.config import Config
 from wespeaker.data.dataset import make_fbank
 from wespeaker.data.features import mean_normalise
+from wespeaker.errors import InputError, listing
 from wespeaker.losses import HeadOutput, build_head
 from wespeaker.models import build_model
 
@@ -62,10 +63,20 @@ class SpeakerNet(nn.Module):
         """Load what ``flat_state`` gave; a head in ``state`` is passed over where this network has none.
 
         Raises:
-            RuntimeError: keys or shapes differ; torch's message names them.
+            InputError: keys or shapes differ; the first of them are named. (A network that is filled in part gives
+                embeddings that look like embeddings.)
 
         """
-        head = {key.removeprefix(HEAD_PREFIX): value for key, value in state.items() if key.startswith(HEAD_PREFIX)}
-        self.model.load_state_dict({key: value for key, value in state.items() if not key.startswith(HEAD_PREFIX)})
+        own = self.flat_state()
+        given = state if self.projection else {k: v for k, v in state.items() if not k.startswith(HEAD_PREFIX)}
+        odd = sorted(own.keys() ^ given.keys())
+        odd += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+        if odd:
+            raise InputError(
+                f"the weights do not fit the network of the config: {listing(odd, 3)} missing, left over or of another "
+                f"size; is this the checkpoint of this run folder?"
+            )
+        head = {key.removeprefix(HEAD_PREFIX): value for key, value in given.items() if key.startswith(HEAD_PREFIX)}
+        self.model.load_state_dict({key: value for key, value in given.items() if not key.startswith(HEAD_PREFIX)})
         if self.projection is not None:
             self.projection.load_state_dict(head)

@@ -126,6 +126,7 @@ def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     assert len(listed) == 40
     assert all(line.endswith(".wav") for line in listed)
     assert "synthetic" not in done.stdout
+    assert "dev EER" in (workplace / "vox" / "train.log").read_text()
 
 
 BAD = {
@@ -142,6 +143,7 @@ BAD = {
     "wrong type": (["--set", "seed=abc"], "seed: input should be a valid integer"),
     "folders for the mini corpus": (["--musan", "/x"], "folders of corpora go with --corpus voxceleb"),
     "no corpora": (["--corpus", "voxceleb"], "--voxceleb2 DIR is not given; it is for the training speech"),
+    "a GPU where there is none": (["--stage", "3", "--gpus", "[9]"], "a GPU is asked for but torch sees none"),
     "stage before its input": (["--stage", "3"], "does not exist; run the stage that makes it first"),
     "unknown trial list": (["--stage", "5"], "does not exist"),
 }

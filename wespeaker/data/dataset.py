@@ -70,6 +70,10 @@ class Batch:
     labels: torch.Tensor  # (B,) int64
     keys: list[str]
 
+    def pin_memory(self) -> Batch:
+        """Move to page-locked memory, from where a GPU copies while it computes; the loader calls this."""
+        return Batch(self.wav.pin_memory(), self.labels.pin_memory(), self.keys)
+
 
 class TrainingSet(Dataset[tuple[np.ndarray, int, str] | InputError]):
     """Crops of utterances; an item is (epoch, index), and every draw a function of (seed, epoch, utterance).

@@ -32,6 +32,7 @@ from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
 
+DEV_TRIALS = "dev.kaldi"  # in the folder of the set whose speakers show the progress of training
 CORPORA_FILE = "corpora.txt"  # in the data folder: which corpora it was made from
 
 DEV_SPEAKERS, DEV_UTTS_PER_SPEAKER = 40, 8  # at most; all pairs of them are the dev trials
@@ -60,14 +61,17 @@ def prepare_corpora(
         InputError: unreadable audio, a speaker in training and test, a trial that names no utterance, and so on.
 
     """
-    assert corpora.voxceleb1 is not None
-    assert corpora.voxceleb2 is not None
+    if corpora.voxceleb1 is None or corpora.voxceleb2 is None:
+        raise InputError("the folders of both VoxCeleb1 and VoxCeleb2 are needed; give --voxceleb1 and --voxceleb2")
     named = _named_corpora(output_dir, corpora)
     collect = partial(_collect, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share)
     vox2 = dict(find_speech(corpora.voxceleb2))
     train = {key: path for key, path in vox2.items() if not in_test_part(path, corpora.voxceleb2)}
     dev = {key: path for key, path in vox2.items() if key not in train}
     test = dict(find_speech(corpora.voxceleb1))
+    for root, found in ((corpora.voxceleb2, train), (corpora.voxceleb1, test)):
+        if not found:
+            raise InputError(f"there is no audio of VoxCeleb's layout under {root}; stage 0 says what should be there")
     _check_disjoint(train, {"vox1": test, "vox2_test": dev})
     lists = _read_lists(corpora.voxceleb1, test)
 
@@ -81,7 +85,10 @@ def prepare_corpora(
     if dev:
         dev_utts = collect(dev, output_dir / "vox2_test")
         _log_counts("vox2_test", dev_utts)
-        write_kaldi_trials(output_dir / "vox2_test" / "trials" / "dev.kaldi", make_dev_trials(dev_utts, seed=seed))
+        write_kaldi_trials(output_dir / "vox2_test" / DEV_TRIALS, make_dev_trials(dev_utts, seed=seed))
+    else:
+        logger.info("VoxCeleb2's test part is not there; dev trials are of vox1: to watch by, not to choose by")
+        write_kaldi_trials(output_dir / "vox1" / DEV_TRIALS, make_dev_trials(test_utts, seed=seed))
     if corpora.musan is not None:
         root = noise_root(corpora.musan)
         files = (path for kind in NOISE_KINDS for path in find_files(root / kind, (".wav", ".flac")))
@@ -135,8 +142,6 @@ def _collect(
     files: dict[str, Path], folder: Path, *, num_threads: int, rate: int, max_bad_share: float
 ) -> list[Utterance]:
     """Read the header of each file, decode those that soundfile does not read, and write the manifest."""
-    if not files:
-        raise InputError(f"there is no audio for {folder}")
     read = partial(_prepare_utterance, wav_dir=folder / "wav", rate=rate)
     good, bad = _map_files(read, list(files.items()), num_threads=num_threads, desc=f"reading {folder.name}")
     if len(bad) > max_bad_share * len(files):
@@ -185,10 +190,12 @@ def _map_files(
 def _log_counts(name: str, utterances: Sequence[Utterance]) -> None:
     num_utts, num_spks = len(utterances), len({utt.spk for utt in utterances})
     hours = sum(utt.seconds for utt in utterances) / 3600
-    logger.info("%s: %d utterances of %d speakers, %.1f hours", name, num_utts, num_spks, hours)
     published = PUBLISHED_COUNTS.get(name)
-    if published is not None and (num_utts, num_spks) != published:
-        logger.info("%s: this is not the whole published set (%d utterances of %d speakers)", name, *published)
+    whole = ""
+    if published is not None:
+        same = (num_utts, num_spks) == published
+        whole = ", as published" if same else ", published: {:,} of {:,}".format(*published)
+    logger.info("%s: %d utterances of %d speakers%s; %.1f hours", name, num_utts, num_spks, whole, hours)
 
 
 def _write_bank(folder: Path, root: Path, files: Iterable[Path], *, rate: int) -> None:

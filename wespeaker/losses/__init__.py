@@ -30,6 +30,7 @@ from wespeaker.losses.margins import (
     zero_loss_gap,
 )
 from wespeaker.losses.prototypes import forget_momentum
+from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
 
 __all__ = [
     "PROJECT_TYPES",
@@ -39,6 +40,7 @@ __all__ = [
     "HeadOutput",
     "MarginHead",
     "ProjectType",
+    "RowSparseSGD",
     "SoftmaxHead",
     "adaface_margin",
     "alpha_divergence",
@@ -47,9 +49,11 @@ __all__ = [
     "angular_margin",
     "build_head",
     "check_margin",
+    "clip_grad_norm",
     "cosine_margin",
     "curricular_negatives",
     "forget_momentum",
+    "grad_norm",
     "inter_topk_penalty",
     "log_prior_margin",
     "multiplicative_margin",

@@ -401,18 +401,15 @@ class MarginHead(nn.Module):
         """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
         _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
+            margin = self._margin(embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
-            target, log_q = self._place_margin(theta, labels, embeddings)
+            target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
             logits = theta
             if self.negatives is not None:
                 logits = self.negatives(theta, labels, scale=self.scale, margin=self.margin)
             found = alpha_divergence(logits, labels, log_q, alpha=self.alpha, target=target)
             out = _output(found.loss, theta, labels, found.support, at_label(found.posterior, labels))
-            if self.reinit is not None and self.training:
-                self.reinit.observe(embeddings, labels, out.target_posterior)
-            if isinstance(self.adapt, MagnitudeMargin):
-                return _plus(out, self.adapt.penalty(embeddings))
-            return out
+            return self._finish(out, embeddings, labels)
 
     def _logits(self, embeddings: Tensor) -> Tensor:
         theta = scaled_cosines(embeddings, self.weight, self.scale)
@@ -420,12 +417,17 @@ class MarginHead(nn.Module):
             return theta.unflatten(1, (self.num_classes, self.sub_centers)).max(2).values
         return theta
 
-    def _place_margin(self, theta: Tensor, labels: Tensor, embeddings: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the label's logit or None for theta's own, and log q of the label or None for 0; (B,)."""
-        cosine = at_label(theta, labels) / self.scale
-        margin: float | Tensor = self.margin
-        if self.adapt is not None:
-            margin = self.adapt(embeddings, cosine.detach(), labels, self.margin)
+    def _margin(self, embeddings: Tensor, labels: Tensor) -> float | Tensor:
+        """Return the margin of all samples or of each (B,). Once a batch: it may change what a module remembers."""
+        if self.adapt is None:
+            return self.margin
+        with torch.no_grad():
+            prototypes = self.weight[labels].to(torch.promote_types(embeddings.dtype, torch.float32))
+            cosine = F.cosine_similarity(embeddings.to(prototypes.dtype), prototypes)
+        return self.adapt(embeddings, cosine, labels, self.margin)
+
+    def _place_margin(self, cosine: Tensor, margin: float | Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the label's logit or None for its cosine's own, and log q of the label or None for 0; (B,)."""
         if self.place == "log_prior":
             return None, log_prior_margin(cosine.detach(), scale=self.scale, margin=margin)
         return self.scale * self._geometric(cosine, margin), None
@@ -439,6 +441,15 @@ class MarginHead(nn.Module):
         if self.place == "factor":
             return multiplicative_margin(cosine, margin=self.margin, gradient=self.gradient)
         return angular_margin(cosine, margin=margin, easy_margin=self.easy_margin, gradient=self.gradient)
+
+    def _finish(self, out: HeadOutput, embeddings: Tensor, labels: Tensor) -> HeadOutput:
+        """Do what comes after the divergence: A3M takes note of the batch, MagFace has a price for short vectors."""
+        if self.reinit is not None and self.training:
+            self.reinit.observe(embeddings, labels, out.target_posterior)
+        if not isinstance(self.adapt, MagnitudeMargin):
+            return out
+        per_sample = out.per_sample + self.adapt.penalty(embeddings)
+        return replace(out, loss=per_sample.mean(), per_sample=per_sample)
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
@@ -547,12 +558,6 @@ def _output(
 ) -> HeadOutput:
     correct = logits.detach().argmax(1) == labels
     return HeadOutput(per_sample.mean(), per_sample, correct, support, target_posterior.detach())
-
-
-def _plus(out: HeadOutput, penalty: Tensor) -> HeadOutput:
-    """Add a price (B,) to the loss of each sample."""
-    per_sample = out.per_sample + penalty
-    return replace(out, loss=per_sample.mean(), per_sample=per_sample)
 
 
 Head = MarginHead | BinaryHead | SoftmaxHead

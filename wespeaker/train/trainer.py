@@ -173,11 +173,13 @@ class _Run:
                 if epoch_ends or self.step % self.config.log_batch_interval == 0:
                     row = self._row(meter.row(), rate, margin)
                     if epoch_ends:
-                        row |= self._end_epoch()
-                        meter = _Meter(self.ranks)
-                    if metrics is not None:
+                        row |= self._dev_row()
+                    if metrics is not None:  # before the checkpoint: a row of a step that is not in it is taken back
                         metrics.write(row)
                         self._show(row, bar)
+                    if epoch_ends:
+                        self._save()
+                        meter = _Meter(self.ranks)
 
     def _announce(self) -> None:
         peak = schedules.peak_learning_rate(
@@ -217,6 +219,7 @@ class _Run:
             collate_fn=collate,
             num_workers=args.num_workers,
             prefetch_factor=args.prefetch_factor if args.num_workers else None,
+            pin_memory=args.pin_memory and self.ranks.device.type == "cuda",
         )
         started = time.perf_counter()
         for batch in loader:
@@ -261,21 +264,22 @@ class _Run:
         epoch = self.step / self.steps_per_epoch
         return {"step": self.step, "epoch": round(epoch, 4), **means, "margin": margin, "learning_rate": rate}
 
-    def _end_epoch(self) -> dict[str, float]:
-        """Save what the run needs to go on, and try the dev trials where they are due."""
-        epoch = self.step // self.steps_per_epoch
-        if self.ranks.first:
-            self._save(epoch)
-        due = self.config.dev_interval and (epoch % self.config.dev_interval == 0 or epoch == self.config.num_epochs)
-        row = {}
-        if self.ranks.first and self.dev is not None and due:
-            args = self.config.dataloader_args
-            rate = self.config.dataset_args.resample_rate
-            row["dev_eer"] = dev_eer(self.net, self.dev, rate=rate, num_workers=args.num_workers)
-        wait_for_all(self.ranks)
-        return row
+    def _dev_row(self) -> dict[str, float]:
+        """Try the dev trials, on the first rank and where they are due."""
+        epoch, config = self.step // self.steps_per_epoch, self.config
+        due = config.dev_interval and (epoch % config.dev_interval == 0 or epoch == config.num_epochs)
+        if not (self.ranks.first and self.dev is not None and due):
+            return {}
+        rate, num_workers = config.dataset_args.resample_rate, config.dataloader_args.num_workers
+        return {"dev_eer": dev_eer(self.net, self.dev, rate=rate, num_workers=num_workers)}
 
-    def _save(self, epoch: int) -> None:
+    def _save(self) -> None:
+        """Write what the run needs to go on, and the epoch's weights where they are kept; all ranks leave together."""
+        if self.ranks.first:
+            self._write_checkpoint(self.step // self.steps_per_epoch)
+        wait_for_all(self.ranks)
+
+    def _write_checkpoint(self, epoch: int) -> None:
         config = self.config
         state = {
             "step": self.step,

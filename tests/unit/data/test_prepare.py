@@ -75,6 +75,14 @@ def test_a_trial_of_an_unknown_utterance_is_an_error(own_corpora, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def test_empty_and_missing_folders_are_named(corpora, tmp_path):
+    with pytest.raises(InputError, match=f"no audio of VoxCeleb's layout under {tmp_path}/no; stage 0"):
+        prepare(Corpora(corpora.voxceleb1, tmp_path / "no", None, None), tmp_path / "d")
+    with pytest.raises(InputError, match="give --voxceleb1 and --voxceleb2"):
+        prepare(Corpora(corpora.voxceleb1, None, None, None), tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
 def test_bad_audio_is_listed_or_left_out(own_corpora, tmp_path):
     bad = own_corpora.voxceleb2 / "dev/wav/id00012/aaa/00009.wav"
     bad.write_bytes(b"no audio")
