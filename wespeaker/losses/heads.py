@@ -15,8 +15,16 @@ from torch.nn import functional as F
 
 from wespeaker.losses.divergence import alpha_divergence, at_label
 from wespeaker.losses.margins import angular_margin, cosine_margin, log_prior_margin
+from wespeaker.losses.stream import stream_divergence
 
-FORMS = ("auto", "dense")
+# Keys whose value is a name, and the names.
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"form": ("auto", "dense", "stream"), "screen": ("none", "bf16"), "weight_grad": ("dense", "sparse")}
+)
+# `auto` streams from this many classes on, and for α - 1 of at least this: below, nearly all classes are active.
+STREAM_CLASSES, STREAM_B = 4096, 0.06
+# ... as long as no more than this share of the first two chunks are candidates.
+STREAM_SHARE = 0.08
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,16 @@ class HeadOutput:
 
     loss: scalar, the mean of per_sample. per_sample: (B,). correct: (B,) bool, the label has the largest
     cosine, with no margin. support: (B,) int64, classes with non-zero posterior, which is C for α = 1.
+    path: the form that was taken, "dense" or "stream". scanned: candidates collected for the whole batch before
+    later thresholds dropped most; B·C for "dense".
     """
 
     loss: Tensor
     per_sample: Tensor
     correct: Tensor
     support: Tensor
+    path: str
+    scanned: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ class ProjectType:
 
 
 def _type(place: str, fixed_alpha: float | None, **defaults: Any) -> ProjectType:
-    return ProjectType(place, fixed_alpha, MappingProxyType({**defaults, "form": "auto"}))
+    sparse = {} if fixed_alpha == 1.0 else {"screen": "none", "weight_grad": "dense"}
+    return ProjectType(place, fixed_alpha, MappingProxyType({**defaults, "form": "auto", **sparse}))
 
 
 PROJECT_TYPES: Mapping[str, ProjectType] = MappingProxyType(
@@ -88,6 +101,8 @@ def validate_projection_args(args: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise ValueError("projection_args: " + "; ".join(problems))
     complete = {**kind.defaults, **given}
+    if complete["form"] == "stream" and complete.get("alpha", kind.alpha) == 1.0:
+        raise ValueError(f"projection_args: form 'stream' needs alpha above 1; {name} has alpha 1; use auto or dense")
     return {"project_type": name} | {
         key: float(value) if isinstance(kind.defaults[key], float) else value for key, value in complete.items()
     }
@@ -108,8 +123,9 @@ def _unknown_key(key: str, name: str, kind: ProjectType) -> str:
 
 def _bad_value(key: str, value: object, place: str) -> str | None:
     """Say what is wrong with the value of a key, or None."""
-    if key == "form":
-        return None if value in FORMS else f"form {value!r} is not known; the forms are {', '.join(FORMS)}"
+    if key in CHOICES:
+        known = ", ".join(CHOICES[key])
+        return None if value in CHOICES[key] else f"{key} {value!r} is not known; valid are {known}"
     if key == "easy_margin":
         return None if isinstance(value, bool) else f"easy_margin must be true or false; found {value!r}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -178,6 +194,10 @@ class MarginHead(nn.Module):
         scale: s.
         margin: m; radians for "angle".
         easy_margin: see `angular_margin`.
+        form: "dense" makes the (B, C) logits; "stream" never does and needs alpha above 1; "auto" streams where the
+            classes of this very batch turn out sparse enough for it to be the faster one. All give the same numbers.
+        screen: of the streaming form, see `screening`.
+        weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
 
     def __init__(
@@ -190,9 +210,13 @@ class MarginHead(nn.Module):
         scale: float,
         margin: float,
         easy_margin: bool = False,
+        form: str = "auto",
+        screen: str = "none",
+        weight_grad: str = "dense",
     ) -> None:
         super().__init__()
         self.place, self.alpha, self.scale, self.easy_margin = place, alpha, scale, easy_margin
+        self.form, self.screen, self.weight_grad = form, screen, weight_grad
         self.update(margin)
         self.weight = nn.Parameter(torch.empty(num_classes, embed_dim))
         nn.init.xavier_uniform_(self.weight)
@@ -207,16 +231,46 @@ class MarginHead(nn.Module):
         """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
         _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
+            if self._may_stream() and (found := self._stream(embeddings, labels)) is not None:
+                return found
             theta = scaled_cosines(embeddings, self.weight, self.scale)  # (B, C)
-            target, log_q = self._place_margin(theta, labels)
-            found = alpha_divergence(theta, labels, log_q, alpha=self.alpha, target=target)
-            return _output(found.loss, theta, labels, found.support)
+            of_label = at_label(theta.detach() if self.place == "log_prior" else theta, labels)
+            target, log_q = self._place_margin(of_label / self.scale)
+            found_dense = alpha_divergence(theta, labels, log_q, alpha=self.alpha, target=target)
+            return _output(found_dense.loss, theta, labels, found_dense.support)
 
-    def _place_margin(self, theta: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the label's logit or None for theta's own, and log q of the label or None for 0; (B,)."""
+    def _may_stream(self) -> bool:
+        if self.form == "auto":
+            return len(self.weight) >= STREAM_CLASSES and self.alpha - 1.0 >= STREAM_B
+        return self.form == "stream"
+
+    def _stream(self, embeddings: Tensor, labels: Tensor) -> HeadOutput | None:
+        found = stream_divergence(
+            embeddings,
+            self.weight,
+            labels,
+            self._place_margin,
+            alpha=self.alpha,
+            scale=self.scale,
+            screen=self.screen,
+            weight_grad=self.weight_grad,
+            max_share=STREAM_SHARE if self.form == "auto" else 1.0,
+        )
+        if found is None:
+            return None
+        return HeadOutput(
+            loss=found.loss.mean(),
+            per_sample=found.loss,
+            correct=found.correct,
+            support=found.support,
+            path="stream",
+            scanned=found.scanned,
+        )
+
+    def _place_margin(self, cosine: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the label's logit or None for its cosine's own, and log q of the label or None for 0; (B,)."""
         if self.place == "log_prior":
-            return None, log_prior_margin(theta[:, 0].detach(), scale=self.scale, margin=self.margin)
-        cosine = at_label(theta, labels) / self.scale
+            return None, log_prior_margin(cosine, scale=self.scale, margin=self.margin)
         if self.place == "cosine":
             return self.scale * cosine_margin(cosine, margin=self.margin), None
         return self.scale * angular_margin(cosine, margin=self.margin, easy_margin=self.easy_margin), None
@@ -266,7 +320,14 @@ def _check_batch(embeddings: Tensor, weight: Tensor) -> None:
 
 def _output(per_sample: Tensor, logits: Tensor, labels: Tensor, support: Tensor) -> HeadOutput:
     correct = logits.detach().argmax(1) == labels
-    return HeadOutput(loss=per_sample.mean(), per_sample=per_sample, correct=correct, support=support)
+    return HeadOutput(
+        loss=per_sample.mean(),
+        per_sample=per_sample,
+        correct=correct,
+        support=support,
+        path="dense",
+        scanned=logits.numel(),
+    )
 
 
 def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classes: int) -> MarginHead | SoftmaxHead:
@@ -297,4 +358,7 @@ def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classe
         scale=args["scale"],
         margin=args["margin"],
         easy_margin=args.get("easy_margin", False),
+        form=args["form"],
+        screen=args.get("screen", "none"),
+        weight_grad=args.get("weight_grad", "dense"),
     )
