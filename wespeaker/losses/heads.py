@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -33,9 +34,23 @@ from wespeaker.losses.margins import (
     multiplicative_margin,
 )
 from wespeaker.losses.prototypes import PrototypeReinit
+from wespeaker.losses.stream import stream_divergence
 
-FORMS = ("auto", "dense")
-PLACES = ("logit", "log_q")
+# Keys whose value is a name, and the names.
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "form": ("auto", "dense", "stream"),
+        "screen": ("none", "bf16"),
+        "weight_grad": ("dense", "sparse"),
+        "gradient": GRADIENTS,
+        "plus": PLUS,
+        "place": ("logit", "log_q"),
+    }
+)
+# `auto` streams from this many classes on, and for α - 1 of at least this: below, nearly all classes are active.
+STREAM_CLASSES, STREAM_B = 4096, 0.06
+# ... as long as no more than this share of the first two chunks are candidates.
+STREAM_SHARE = 0.08
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class HeadOutput:
     loss: scalar, the mean of per_sample. per_sample: (B,). correct: (B,) bool, the label has the largest
     cosine, with no margin. support: (B,) int64, classes with non-zero posterior, which is C for α = 1.
     target_posterior: (B,) p_y, without gradient; for α > 1 it is often exactly 0 early in training.
+    path: the form that was taken, "dense" or "stream". scanned: candidates collected for the whole batch before
+    later thresholds dropped most; B·C for "dense".
     """
 
     loss: Tensor
@@ -52,6 +69,8 @@ class HeadOutput:
     correct: Tensor
     support: Tensor
     target_posterior: Tensor
+    path: str
+    scanned: int
 
 
 Args = Mapping[str, Any]  # of projection_args, complete
@@ -72,7 +91,8 @@ class ProjectType:
 
 
 def _type(place: str, fixed_alpha: float | None, /, *, parts: Parts = lambda *_: {}, **defaults: Any) -> ProjectType:
-    return ProjectType(place, fixed_alpha, MappingProxyType({**defaults, "form": "auto"}), parts)
+    sparse = {} if fixed_alpha == 1.0 else {"screen": "none", "weight_grad": "dense"}
+    return ProjectType(place, fixed_alpha, MappingProxyType({**defaults, "form": "auto", **sparse}), parts)
 
 
 def _adaptive(place: str, parts: Parts, /, **defaults: Any) -> ProjectType:
@@ -162,6 +182,9 @@ PROJECT_TYPES: Mapping[str, ProjectType] = MappingProxyType(
     }
 )
 
+# What the streaming form cannot do with α > 1: other classes' logits change, or the target's may exceed its cosine's.
+DENSE_ONLY = ("curricular", "elastic_arc", "elastic_cos", "ada_margin")
+
 # σ of ElasticFace+ where none is given: sorted draws need less spread (the authors' values).
 PLUS_SIGMA = MappingProxyType({"elastic_arc": 0.0175, "elastic_cos": 0.02})
 
@@ -197,7 +220,7 @@ def validate_projection_args(args: Mapping[str, Any]) -> dict[str, Any]:
     if not problems:
         if complete.get("plus", "none") != "none" and "sigma" not in given:
             complete["sigma"] = PLUS_SIGMA[name]
-        problems = _bad_together(complete)
+        problems = _bad_together(name, complete)
     if problems:
         raise ValueError("projection_args: " + "; ".join(problems))
     return {"project_type": name} | {
@@ -227,9 +250,9 @@ def _unknown_key(key: str, name: str, kind: ProjectType) -> str:
 
 def _bad_value(key: str, value: object, place: str) -> str | None:
     """Say what is wrong with the value of a key, or None."""
-    if key in _CHOICES:
-        names = _CHOICES[key]
-        return None if value in names else f"{key} {value!r} is not known; the {key}s are {', '.join(names)}"
+    if key in CHOICES:
+        known = ", ".join(CHOICES[key])
+        return None if value in CHOICES[key] else f"{key} {value!r} is not known; valid are {known}"
     if key == "easy_margin":
         return None if isinstance(value, bool) else f"easy_margin must be true or false; found {value!r}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -246,11 +269,16 @@ def _bad_value(key: str, value: object, place: str) -> str | None:
     return None if holds(value) else f"{key} must be {range_}; found {value}"
 
 
-def _bad_together(args: Args) -> list[str]:
+def _bad_together(name: str, args: Args) -> list[str]:
     """Say which values of complete arguments do not go together."""
-    if "upper_norm" not in args:
-        return []
     problems = []
+    if args["form"] == "stream":
+        if args.get("alpha", PROJECT_TYPES[name].alpha) == 1.0:
+            problems.append(f"form 'stream' needs alpha above 1; {name} has alpha 1; use auto or dense")
+        elif name in DENSE_ONLY and not (name == "ada_margin" and args["place"] == "log_q"):
+            problems.append(f"form 'stream' is not for {name}; use auto or dense")
+    if "upper_norm" not in args:
+        return problems
     if not args["lower_norm"] < args["upper_norm"]:
         problems.append(f"lower_norm ({args['lower_norm']}) must be below upper_norm ({args['upper_norm']})")
     if not 0 < args["margin"] <= args["upper_margin"]:
@@ -258,9 +286,6 @@ def _bad_together(args: Args) -> list[str]:
     return problems
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"form": FORMS, "gradient": GRADIENTS, "plus": PLUS, "place": PLACES}
-)
 _COUNTS = ("K", "k_top", "reinit_epoch")
 _Range = tuple[Callable[[float], bool], str]
 _ANGLE: _Range = (lambda x: 0 <= x < math.pi, "an angle in [0, π) radians")
@@ -351,6 +376,10 @@ class MarginHead(nn.Module):
         reinit: turns prototypes at the start of an epoch.
         sub_centers: K; with more than one, `weight` is (C K, D), the K rows of a class one after another, and the
             class's cosine is the largest of the K (WeSpeaker's layout).
+        form: "dense" makes the (B, C) logits; "stream" never does and needs alpha above 1; "auto" streams where the
+            classes of this very batch turn out sparse enough for it to be the faster one. All give the same numbers.
+        screen: of the streaming form, see `screening`.
+        weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
 
     def __init__(
@@ -368,15 +397,22 @@ class MarginHead(nn.Module):
         negatives: nn.Module | None = None,
         reinit: PrototypeReinit | None = None,
         sub_centers: int = 1,
+        form: str = "auto",
+        screen: str = "none",
+        weight_grad: str = "dense",
     ) -> None:
         super().__init__()
         self.place, self.alpha, self.scale = place, alpha, scale
         self.easy_margin, self.gradient = easy_margin, gradient
         self.num_classes, self.sub_centers = num_classes, sub_centers
+        self.form, self.screen, self.weight_grad = form, screen, weight_grad
         self.update(margin)
         self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embed_dim))
         nn.init.xavier_uniform_(self.weight)
         self.adapt, self.negatives, self.reinit = adapt, negatives, reinit
+        self.streamable = not (sub_centers > 1 or _only_dense(place, adapt, negatives))
+        if form == "stream" and not self.streamable:
+            raise ValueError("form 'stream' is not for margins that change other classes or lift the target's logit")
 
     def update(self, margin: float) -> None:
         """Set the margin; ValueError where `validate_projection_args` would refuse it."""
@@ -402,6 +438,8 @@ class MarginHead(nn.Module):
         _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
             margin = self._margin(embeddings, labels)
+            if self._may_stream() and (streamed := self._stream(embeddings, labels, margin)) is not None:
+                return self._finish(streamed, embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
             target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
             logits = theta
@@ -410,6 +448,37 @@ class MarginHead(nn.Module):
             found = alpha_divergence(logits, labels, log_q, alpha=self.alpha, target=target)
             out = _output(found.loss, theta, labels, found.support, at_label(found.posterior, labels))
             return self._finish(out, embeddings, labels)
+
+    def _may_stream(self) -> bool:
+        if not self.streamable:
+            return False
+        if self.form == "auto":
+            return len(self.weight) >= STREAM_CLASSES and self.alpha - 1.0 >= STREAM_B
+        return self.form == "stream"
+
+    def _stream(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput | None:
+        found = stream_divergence(
+            embeddings,
+            self.weight,
+            labels,
+            partial(self._place_margin, margin=margin),
+            alpha=self.alpha,
+            scale=self.scale,
+            screen=self.screen,
+            weight_grad=self.weight_grad,
+            max_share=STREAM_SHARE if self.form == "auto" else 1.0,
+        )
+        if found is None:
+            return None
+        return HeadOutput(
+            loss=found.loss.mean(),
+            per_sample=found.loss,
+            correct=found.correct,
+            support=found.support,
+            target_posterior=found.target_posterior,
+            path="stream",
+            scanned=found.scanned,
+        )
 
     def _logits(self, embeddings: Tensor) -> Tensor:
         theta = scaled_cosines(embeddings, self.weight, self.scale)
@@ -426,8 +495,11 @@ class MarginHead(nn.Module):
             cosine = F.cosine_similarity(embeddings.to(prototypes.dtype), prototypes)
         return self.adapt(embeddings, cosine, labels, self.margin)
 
-    def _place_margin(self, cosine: Tensor, margin: float | Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _place_margin(
+        self, cosine: Tensor, margin: float | Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the label's logit or None for its cosine's own, and log q of the label or None for 0; (B,)."""
+        margin = self.margin if margin is None else margin
         if self.place == "log_prior":
             return None, log_prior_margin(cosine.detach(), scale=self.scale, margin=margin)
         return self.scale * self._geometric(cosine, margin), None
@@ -544,6 +616,11 @@ class SoftmaxHead(nn.Module):
             return _output(found.loss, logits, labels, found.support, at_label(found.posterior, labels))
 
 
+def _only_dense(place: str, adapt: nn.Module | None, negatives: nn.Module | None) -> bool:
+    """Return whether a margin changes the other classes, or may lift the target's logit, which streaming excludes."""
+    return negatives is not None or place == "adaface" or isinstance(adapt, ElasticMargin)
+
+
 def _check_batch(embeddings: Tensor, weight: Tensor) -> None:
     if embeddings.ndim != 2 or embeddings.shape[1] != weight.shape[1]:
         raise ValueError(f"embeddings must be (B, {weight.shape[1]}); found {tuple(embeddings.shape)}")
@@ -557,7 +634,15 @@ def _output(
     per_sample: Tensor, logits: Tensor, labels: Tensor, support: Tensor, target_posterior: Tensor
 ) -> HeadOutput:
     correct = logits.detach().argmax(1) == labels
-    return HeadOutput(per_sample.mean(), per_sample, correct, support, target_posterior.detach())
+    return HeadOutput(
+        loss=per_sample.mean(),
+        per_sample=per_sample,
+        correct=correct,
+        support=support,
+        target_posterior=target_posterior.detach(),
+        path="dense",
+        scanned=logits.numel(),
+    )
 
 
 Head = MarginHead | BinaryHead | SoftmaxHead
@@ -593,6 +678,9 @@ def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classe
         alpha=args["alpha"] if kind.alpha is None else kind.alpha,
         scale=args["scale"],
         margin=args["margin"],
+        form=args["form"],
+        screen=args.get("screen", "none"),
+        weight_grad=args.get("weight_grad", "dense"),
         **{key: args[key] for key in shared},
         **kind.parts(args, num_classes, embed_dim),
     )

@@ -419,6 +419,40 @@ def test_margin_in_log_q_of_elastic_cos_at_alpha_1_is_elastic_cos():
     torch.testing.assert_close(make("elastic_cos", place="log_q")(embeddings, labels).per_sample, expected)
 
 
+STREAMED = [("a3m", {}), ("kappa", {}), ("mag_margin", {}), ("kappa", {"place": "log_q"})]
+STREAMED += [("mag_margin", {"place": "log_q"}), ("ada_margin", {"place": "log_q"})]
+
+
+@pytest.mark.parametrize(("project_type", "args"), STREAMED)
+def test_streamed_equals_dense_in_training(project_type, args):
+    """Also in what the head remembers: each form takes note of a batch once."""
+    outs, grads, states = [], [], []
+    for form in ("dense", "stream", "auto"):
+        args = {"alpha": 1.5, "scale": 12, "margin": 0.1, **args}
+        head = make(project_type, num_classes=5000, dtype=torch.float32, form=form, **args)
+        head.start_epoch(1)
+        if project_type == "a3m":
+            head.reinit.at_epoch = 2
+        embeddings, labels = batch(dtype=torch.float32)
+        for _ in range(2):
+            out = head(embeddings.requires_grad_(), labels)
+        outs.append(out)
+        grads.append(torch.autograd.grad(out.loss, [embeddings, head.weight]))
+        states.append(head.state_dict())
+    assert [out.path for out in outs[:2]] == ["dense", "stream"]
+    for out, grad, state in zip(outs[1:], grads[1:], states[1:], strict=True):
+        torch.testing.assert_close(out.per_sample, outs[0].per_sample, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(out.target_posterior, outs[0].target_posterior, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(grad, grads[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state, states[0])
+
+
+def test_margins_that_lift_a_logit_or_change_others_stay_dense():
+    for project_type in ("elastic_cos", "ada_margin", "curricular"):
+        head = make(project_type, num_classes=5000, dtype=torch.float32, alpha=1.5, scale=12, margin=0.1)
+        assert head(*batch(dtype=torch.float32)).path == "dense"
+
+
 # ---- properties of every head ----
 
 SMOOTH = {"sphere": {"gradient": "exact"}}
@@ -556,9 +590,9 @@ def test_two_forward_passes_before_their_backward():
     [
         ({"project_type": "adamargin"}, "did you mean 'ada_margin'"),
         ({"project_type": "sphere", "margin": 0.2}, "margin must be a factor on the angle of at least 1; found 0.2"),
-        ({"project_type": "arc_margin", "gradient": "exakt"}, "gradient 'exakt' is not known; the gradients are exact"),
-        ({"project_type": "elastic_arc", "plus": "sort"}, "plus 'sort' is not known; the .* are none, rank, official"),
-        ({"project_type": "ada_margin", "place": "angle"}, "place 'angle' is not known; the places are logit, log_q"),
+        ({"project_type": "arc_margin", "gradient": "exakt"}, "gradient 'exakt' is not known; valid are exact"),
+        ({"project_type": "elastic_arc", "plus": "sort"}, "plus 'sort' is not known; .*none, rank, official"),
+        ({"project_type": "ada_margin", "place": "angle"}, "place 'angle' is not known; .*logit, log_q"),
         ({"project_type": "arc_margin", "place": "log_q"}, "'place' has no meaning for arc_margin; it is a key of ada"),
         ({"project_type": "uniface", "alpha": 1.5}, "'alpha' has no meaning for uniface"),
         ({"project_type": "a3m", "reinit_epoch": 1}, "reinit_epoch must be an epoch from 2 on, or 0 for never"),
@@ -570,6 +604,9 @@ def test_two_forward_passes_before_their_backward():
         ({"project_type": "mag_margin", "margin": 0.9}, r"margin \(0.9\) must be above 0 and at most upper_margin"),
         ({"project_type": "sphereface2", "positive_weight": 1}, "positive_weight must be between 0 and 1; found 1"),
         ({"project_type": "curricular", "t_weigth": 1}, "did you mean 't_weight'"),
+        ({"project_type": "curricular", "alpha": 1.5, "form": "stream"}, "form 'stream' is not for curricular"),
+        ({"project_type": "ada_margin", "alpha": 1.5, "form": "stream"}, "form 'stream' is not for ada_margin"),
+        ({"project_type": "kappa", "form": "stream"}, "form 'stream' needs alpha above 1; kappa has alpha 1"),
     ],
 )
 def test_wrong_arguments_of_the_new_heads_are_a_sentence(args, sentence):

@@ -185,6 +185,8 @@ def test_defaults_are_the_speaker_settings():
         "scale": 10.0,
         "margin": 0.1,
         "form": "auto",
+        "screen": "none",
+        "weight_grad": "dense",
     }
     head = build_head({"project_type": "sparsemax"}, embed_dim=4, num_classes=3)
     assert isinstance(head, MarginHead)
@@ -216,8 +218,13 @@ def test_given_values_stay():
         ({"project_type": "q_margin", "margin": "1e-1"}, r"margin must be a number; found '1e-1' \(write 1.0e-4"),
         ({"project_type": "q_margin", "scale": True}, "scale must be a number; found True"),
         ({"project_type": "arc_margin", "easy_margin": 1}, "easy_margin must be true or false; found 1"),
-        ({"project_type": "q_margin", "form": "stream"}, "form 'stream' is not known; the forms are auto, dense"),
+        ({"project_type": "q_margin", "form": "steam"}, "form 'steam' is not known; valid are auto, dense, stream"),
         ({"project_type": "q_margin", "form": ["dense"]}, "form .'dense'. is not known"),
+        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are none, bf16"),
+        (
+            {"project_type": "arc_margin", "screen": "bf16"},
+            "'screen' has no meaning for arc_margin; it is a key of q_m",
+        ),
         ({"project_type": "q_margin", "scale": 0, "alpha": 0}, "scale must be above 0; found 0; alpha must be"),
     ],
 )
