@@ -222,6 +222,7 @@ class Case:
         self.weight.requires_grad_()
 
     def __call__(self) -> float:
+        """Take a step."""
         self.weight.grad = None
         leaf = self.embeddings.clone().requires_grad_()
         start = time.process_time()
