@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from wespeaker.errors import InputError, nearest
-from wespeaker.losses import validate_projection_args
+from wespeaker.losses import check_margin, validate_projection_args
 from wespeaker.models import MODELS
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -184,9 +184,20 @@ class Config(Section):
                 f"scheduler_args.warm_up_epoch ({self.scheduler_args.warm_up_epoch:g}) "
                 f"must not exceed num_epochs ({self.num_epochs})"
             )
+        problems += self._margin_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _margin_problems(self) -> list[str]:
+        """Say which margins of the schedule mean nothing to this loss, as 0 to one that multiplies the angle."""
+        problems = []
+        for key in ("initial_margin", "final_margin") if self.margin_update.update_margin else ("initial_margin",):
+            try:
+                check_margin(self.projection_args["project_type"], getattr(self.margin_update, key))
+            except ValueError as error:
+                problems.append(f"margin_update.{key}: {error}")
+        return problems
 
     def dump(self) -> str:
         """Return the resolved config, defaults included, as YAML."""

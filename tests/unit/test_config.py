@@ -56,7 +56,28 @@ def test_the_paper_recipe_is_to_the_letter():
         "resnet34_qmargin_a175": (1.75, 5, 0.1),
         "resnet34_arcface": (None, 32, 0.2),
         "resnet34_cosface": (None, 32, 0.2),
+        "resnet34_entmax": (2.0, 5, 0.1),
+        "resnet34_entmax_a175": (1.75, 5, 0.1),
+        "resnet34_sparsemax": (None, 5, 0.1),  # from here on not in the table: the same setting by another name,
+        "resnet34_a3m": (1.75, 5, 0.1),  # EntMax's,
+        "resnet34_adaface": (1.0, 64, 0.4),  # its authors',
+        "resnet34_adaptive_qmargin": (1.5, 10, 0.1),  # and Q-Margin's
     }
+    adaptive = losses["resnet34_adaptive_qmargin"].projection_args
+    assert (adaptive["project_type"], adaptive["place"]) == ("ada_margin", "log_q")
+
+
+@pytest.mark.parametrize("family", ["mini", "resnet34"])
+def test_prototypes_are_turned_when_the_margin_is_final(family):
+    config = load_config(ROOT / "conf" / f"{family}_a3m.yaml")
+    assert config.projection_args["reinit_epoch"] == config.margin_update.fix_start_epoch
+
+
+@pytest.mark.parametrize("family", ["mini", "resnet34"])
+def test_a_family_holds_every_kind_of_loss(family):
+    kinds = {"qmargin", "qmargin_a175", "arcface", "cosface", "entmax_a175"}
+    kinds |= {"sparsemax", "a3m", "adaface", "adaptive_qmargin"}
+    assert {f"{family}_{kind}" for kind in kinds} <= {path.stem for path in CONFIGS}
 
 
 def write(tmp_path, text):
@@ -140,6 +161,8 @@ def test_overrides_reach_nested_keys_and_are_checked():
         ("scheduler_args.warm_up_epoch=1000", "must not exceed num_epochs"),
         ("margin_update.fix_start_epoch=1", "must not come before"),
         ("optimizer_args={momentum: 2.0}", "less than or equal to 1"),
+        ("projection_args={project_type: sphere}", "margin_update.initial_margin: margin must be a factor on the"),
+        ("projection_args={project_type: arc_margn}", "did you mean 'arc_margin'"),
     ],
 )
 def test_values_are_checked_against_each_other(item, match):

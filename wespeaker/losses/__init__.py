@@ -1,4 +1,4 @@
-"""Losses: a margin × a divergence. Q-Margin, ArcFace, CosFace, EntMax, SparseMax and plain softmax."""
+"""Losses: a margin × a divergence. Q-Margin, the margins of the field, and the binary losses; see PROJECT_TYPES."""
 
 from wespeaker.losses.divergence import (
     AlphaDivergence,
@@ -8,34 +8,55 @@ from wespeaker.losses.divergence import (
 )
 from wespeaker.losses.heads import (
     PROJECT_TYPES,
+    BinaryHead,
+    Head,
     HeadOutput,
     MarginHead,
     ProjectType,
     SoftmaxHead,
     build_head,
+    check_margin,
     scaled_cosines,
     validate_projection_args,
 )
-from wespeaker.losses.margins import angular_margin, cosine_margin, log_prior_margin, zero_loss_gap
+from wespeaker.losses.margins import (
+    adaface_margin,
+    angular_margin,
+    cosine_margin,
+    curricular_negatives,
+    inter_topk_penalty,
+    log_prior_margin,
+    multiplicative_margin,
+    zero_loss_gap,
+)
+from wespeaker.losses.prototypes import forget_momentum
 from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
 
 __all__ = [
     "PROJECT_TYPES",
     "AlphaDivergence",
+    "BinaryHead",
+    "Head",
     "HeadOutput",
     "MarginHead",
     "ProjectType",
     "RowSparseSGD",
     "SoftmaxHead",
+    "adaface_margin",
     "alpha_divergence",
     "alpha_divergence_loss",
     "alpha_softargmax",
     "angular_margin",
     "build_head",
+    "check_margin",
     "clip_grad_norm",
     "cosine_margin",
+    "curricular_negatives",
+    "forget_momentum",
     "grad_norm",
+    "inter_topk_penalty",
     "log_prior_margin",
+    "multiplicative_margin",
     "scaled_cosines",
     "validate_projection_args",
     "zero_loss_gap",

@@ -2,7 +2,10 @@
 tensors.
 
 A geometric margin changes the label's logit; the probabilistic one of Q-Margin leaves the logits alone and
-lowers the label's reference measure. None touches the other classes, so none makes a (B, C) tensor.
+lowers the label's reference measure. Neither touches the other classes, so neither makes a (B, C) tensor. The
+two functions at the end are those of the losses that do change the other classes.
+
+A margin is one number or one for each sample; where the latter come from is in `adaptive`.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import math
 import torch
 from torch import Tensor
 
+GRADIENTS = ("exact", "straight_through")
 
-def cosine_margin(cosine: Tensor, *, margin: float) -> Tensor:
+
+def cosine_margin(cosine: Tensor, *, margin: float | Tensor) -> Tensor:
     """Subtract the margin: c - m.
 
     Source: CosFace (Wang et al., 2018), eq. 4; WeSpeaker's `add_margin`.
@@ -21,7 +26,9 @@ def cosine_margin(cosine: Tensor, *, margin: float) -> Tensor:
     return cosine - margin
 
 
-def angular_margin(cosine: Tensor, *, margin: float, easy_margin: bool = False) -> Tensor:
+def angular_margin(
+    cosine: Tensor, *, margin: float | Tensor, easy_margin: bool = False, gradient: str = "exact"
+) -> Tensor:
     """Add the margin to the angle: cos(angle + m), continued where angle + m would exceed π.
 
     φ(c) = c cos m - sqrt(1 - c²) sin m  where c > cos(π - m), else c - (1 - cos m), which meets it without a
@@ -32,8 +39,10 @@ def angular_margin(cosine: Tensor, *, margin: float, easy_margin: bool = False) 
 
     Args:
         cosine: (B,) cosines of the labels' classes; rounding beyond ±1 is harmless.
-        margin: m in radians, in [0, π).
+        margin: m in radians, in [0, π); one number or (B,).
         easy_margin: leave angles above π/2 as they are.
+        gradient: "exact", or "straight_through" for dφ/dc = 1, as in training code that takes the cosine's arc
+            without recording it (InsightFace's; its published ArcFace baselines are of that kind).
 
     Returns:
         φ (B,), of the dtype of `cosine`.
@@ -43,21 +52,85 @@ def angular_margin(cosine: Tensor, *, margin: float, easy_margin: bool = False) 
     >>> angular_margin(torch.tensor([1.0, 0.0, -1.0]), margin=math.pi / 3)
     tensor([ 0.5000, -0.8660, -1.5000])
     """
+    cos_m, sin_m = _cos_sin(margin)
+    phi = cosine * cos_m - _sine(cosine) * sin_m
+    if easy_margin:
+        phi = torch.where(cosine > 0.0, phi, cosine)
+    else:
+        phi = torch.where(cosine > -cos_m, phi, cosine - (1.0 - cos_m))
+    return phi if gradient == "exact" else _straight_through(cosine, phi)
+
+
+def _cos_sin(margin: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    if isinstance(margin, Tensor):
+        return margin.cos(), margin.sin()
+    return math.cos(margin), math.sin(margin)
+
+
+def _sine(cosine: Tensor) -> Tensor:
+    """Return sin(angle), with derivative 0 at the poles."""
     squared = (1.0 - cosine) * (1.0 + cosine)  # 1 - c² would lose the digits of angles near 0
     inside = squared > 0.0
-    sine = torch.where(inside, torch.where(inside, squared, 1.0).sqrt(), 0.0)
-    phi = cosine * math.cos(margin) - sine * math.sin(margin)
-    if easy_margin:
-        return torch.where(cosine > 0.0, phi, cosine)
-    return torch.where(cosine > -math.cos(margin), phi, cosine - (1.0 - math.cos(margin)))
+    root = torch.where(inside, torch.where(inside, squared, 1.0).sqrt(), 0.0)
+    return root + 0.0 * cosine.detach()  # NaN stays NaN
 
 
-def log_prior_margin(cosine: Tensor, *, scale: float, margin: float) -> Tensor:
+def _straight_through(cosine: Tensor, phi: Tensor) -> Tensor:
+    """Return φ with the gradient of the cosine."""
+    return cosine + (phi - cosine).detach()
+
+
+def multiplicative_margin(cosine: Tensor, *, margin: float, gradient: str = "straight_through") -> Tensor:
+    """Multiply the angle: ψ = (-1)^k cos(m angle) - 2k with k = ⌊m angle / π⌋, which falls all the way to π.
+
+    Args:
+        cosine: (B,) cosines of the labels' classes.
+        margin: m, a factor of at least 1; 1 leaves the cosine as it is.
+        gradient: "straight_through" takes dψ/dc = 1 (the characteristic gradient detachment of the authors'
+            later code, without which training needs an annealed mixture with softmax); "exact" differentiates,
+            with derivative 0 within 1e-7 of the poles, where the arc's is infinite.
+
+    Returns:
+        ψ (B,).
+
+    Source: SphereFace (Liu et al., 2017); detachment: SphereFace revived (Liu et al., 2022).
+
+    >>> multiplicative_margin(torch.tensor([1.0, 0.0, -1.0]), margin=2.0)
+    tensor([ 1., -1., -3.])
+    """
+    turned = margin * (cosine.detach() if gradient == "straight_through" else _inside(cosine)).clamp(-1.0, 1.0).acos()
+    k = (turned.detach() / math.pi).floor()
+    psi = (1.0 - 2.0 * k.remainder(2.0)) * turned.cos() - 2.0 * k
+    return psi if gradient == "exact" else _straight_through(cosine, psi)
+
+
+def _inside(cosine: Tensor) -> Tensor:
+    return cosine.clamp(-1.0 + 1e-7, 1.0 - 1e-7)
+
+
+def adaface_margin(cosine: Tensor, *, margin: float, additive: Tensor) -> Tensor:
+    """Return cos(angle - m ẑ) - m (1 + ẑ): CosFace-like for ẑ = 0, for ẑ = -1 ArcFace's with angle + m.
+
+    The cosine is clamped to ±(1 - 1e-3) and the new angle to [1e-4, π - 1e-4] as the authors do; beyond either
+    the gradient is 0.
+
+    Args:
+        cosine: (B,) cosines of the labels' classes.
+        margin: m.
+        additive: (B,) m (1 + ẑ) with the image quality ẑ in [-1, 1], see `adaptive.NormMargin`.
+
+    Source: AdaFace (Kim et al., 2022).
+    """
+    angle = cosine.clamp(-1.0 + 1e-3, 1.0 - 1e-3).acos() - (additive - margin)
+    return angle.clamp(1e-4, math.pi - 1e-4).cos() - additive
+
+
+def log_prior_margin(cosine: Tensor, *, scale: float, margin: float | Tensor) -> Tensor:
     """Return log q_y = -s m (B,), the log of the label's reference measure: a margin in the prior.
 
     Source: Q-Margin paper, eq. 7.
     """
-    return torch.full_like(cosine, -scale * margin)
+    return torch.zeros_like(cosine) - scale * margin
 
 
 def zero_loss_gap(alpha: float, scale: float, margin: float) -> float:
@@ -83,3 +156,40 @@ def zero_loss_gap(alpha: float, scale: float, margin: float) -> float:
     """
     b = alpha - 1.0
     return math.inf if b == 0.0 else math.exp(b * scale * margin) / (b * scale)
+
+
+def curricular_negatives(cosines: Tensor, labels: Tensor, *, margin: float, t: Tensor) -> Tensor:
+    """Return the cosines with c_j (t + c_j) for the hard negatives, those with c_j > cos(angle_y + m).
+
+    Args:
+        cosines: (B, C).
+        labels: (B,) int64; their cosines stay.
+        margin: m in radians.
+        t: the curriculum's parameter, a scalar tensor; no gradient goes through it.
+
+    Source: CurricularFace (Huang et al., 2020).
+    """
+    target = cosines.gather(1, labels.unsqueeze(1)).detach()
+    cos_m, sin_m = _cos_sin(margin)
+    hard = (cosines > target * cos_m - _sine(target) * sin_m).scatter(1, labels.unsqueeze(1), False)
+    return torch.where(hard, cosines * (t + cosines), cosines)
+
+
+def inter_topk_penalty(cosines: Tensor, labels: Tensor, *, margin: float, k_top: int) -> Tensor:
+    """Return the cosines with cos(angle_j - m') for the k negatives that are nearest to the sample.
+
+    cos(angle - m') = -cos((π - angle) + m'), so the penalty is the angular margin seen from the other pole, with
+    the same continuation where angle < m'.
+
+    Args:
+        cosines: (B, C).
+        labels: (B,) int64; their cosines stay.
+        margin: m' in radians.
+        k_top: k, at most C - 1 are taken.
+
+    Source: Zhao et al., "Multi-query multi-head attention pooling and inter-topK penalty for speaker
+    verification" (2022); WeSpeaker's `arc_margin_intertopk_subcenter`.
+    """
+    rivals = cosines.detach().scatter(1, labels.unsqueeze(1), -math.inf)
+    nearest = rivals.topk(min(k_top, cosines.shape[1] - 1), dim=1, sorted=False).indices
+    return cosines.scatter(1, nearest, -angular_margin(-cosines.gather(1, nearest), margin=margin))

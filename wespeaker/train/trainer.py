@@ -25,7 +25,7 @@ from wespeaker.data.dataset import Batch, TrainingSet, collate, read_training_li
 from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError
-from wespeaker.losses import HeadOutput
+from wespeaker.losses import HeadOutput, forget_momentum
 from wespeaker.progress import progress
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, schedules
@@ -159,6 +159,8 @@ class _Run:
         meter = _Meter(self.ranks)
         with self._bar() as bar:
             for batch, waited in self._batches():
+                if self.step % self.steps_per_epoch == 0:
+                    self._start_epoch()
                 rate, margin = self._set_schedules()
                 out = network(batch.wav, batch.labels)
                 self.optimizer.zero_grad(set_to_none=True)
@@ -227,6 +229,15 @@ class _Run:
             batch.labels = batch.labels.to(self.ranks.device, non_blocking=True)
             yield batch, time.perf_counter() - started
             started = time.perf_counter()
+
+    def _start_epoch(self) -> None:
+        """Let the head do what it does once an epoch."""
+        epoch = self.step // self.steps_per_epoch + 1
+        assert self.net.projection is not None
+        rows = self.net.projection.start_epoch(epoch)
+        if len(rows):
+            forget_momentum(self.optimizer, self.net.projection.weight, rows)
+            logger.info("epoch %d: %d prototypes were re-initialised from their embeddings", epoch, len(rows))
 
     def _set_schedules(self) -> tuple[float, float]:
         rate = schedules.learning_rate(

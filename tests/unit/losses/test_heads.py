@@ -78,12 +78,13 @@ def test_output_of_every_head(project_type):
     assert (found.per_sample.shape, found.correct.shape, found.support.shape) == ((B,), (B,), (B,))
     assert (found.correct.dtype, found.support.dtype) == (torch.bool, torch.int64)
     assert (found.per_sample >= 0).all()
-    sparse = project_type in ("q_margin", "entmax", "sparsemax")
+    assert (found.target_posterior.shape, found.target_posterior.requires_grad) == ((B,), False)
+    sparse = project_type in ("q_margin", "entmax", "sparsemax", "a3m")
     assert (found.support < C).any() if sparse else (found.support == C).all()
     found.loss.backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
-    assert {"weight"} <= set(head.state_dict()) <= {"weight", "bias"}
-    assert head.weight.shape == (C, D)
+    assert {"weight"} <= {name for name, _ in head.named_parameters()} <= {"weight", "bias"}
+    assert head.weight.shape == (C * getattr(head, "sub_centers", 1), D)
 
 
 @pytest.mark.parametrize("project_type", TYPES)
@@ -118,7 +119,7 @@ def test_a_nan_embedding_is_seen_in_the_loss_and_in_its_gradient(project_type):
 
 @pytest.mark.parametrize("project_type", TYPES)
 def test_autocast_does_not_reach_the_head(project_type):
-    head, (embeddings, labels) = make(project_type, dtype=torch.float32), batch(dtype=torch.bfloat16)
+    head, (embeddings, labels) = make(project_type, dtype=torch.float32).eval(), batch(dtype=torch.bfloat16)
     expected = head(embeddings.float(), labels).per_sample
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = head(embeddings, labels)
@@ -184,6 +185,8 @@ def test_defaults_are_the_speaker_settings():
         "scale": 10.0,
         "margin": 0.1,
         "form": "auto",
+        "screen": "none",
+        "weight_grad": "dense",
     }
     head = build_head({"project_type": "sparsemax"}, embed_dim=4, num_classes=3)
     assert isinstance(head, MarginHead)
@@ -192,6 +195,7 @@ def test_defaults_are_the_speaker_settings():
 
 def test_given_values_stay():
     args = {"project_type": "arc_margin", "scale": 30, "margin": 0, "easy_margin": True, "form": "dense"}
+    args["gradient"] = "straight_through"
     assert validate_projection_args(args) == args
     assert args["scale"] == 30
 
@@ -214,8 +218,13 @@ def test_given_values_stay():
         ({"project_type": "q_margin", "margin": "1e-1"}, r"margin must be a number; found '1e-1' \(write 1.0e-4"),
         ({"project_type": "q_margin", "scale": True}, "scale must be a number; found True"),
         ({"project_type": "arc_margin", "easy_margin": 1}, "easy_margin must be true or false; found 1"),
-        ({"project_type": "q_margin", "form": "stream"}, "form 'stream' is not known; the forms are auto, dense"),
+        ({"project_type": "q_margin", "form": "steam"}, "form 'steam' is not known; valid are auto, dense, stream"),
         ({"project_type": "q_margin", "form": ["dense"]}, "form .'dense'. is not known"),
+        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are none, bf16"),
+        (
+            {"project_type": "arc_margin", "screen": "bf16"},
+            "'screen' has no meaning for arc_margin; it is a key of q_m",
+        ),
         ({"project_type": "q_margin", "scale": 0, "alpha": 0}, "scale must be above 0; found 0; alpha must be"),
     ],
 )

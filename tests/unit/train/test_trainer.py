@@ -75,8 +75,23 @@ def test_the_keys_of_a_model_file_are_wespeakers(run):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(run, monkeypatch, num_workers):
-    loader = f"dataloader_args.num_workers={num_workers}"
-    whole = run("whole", loader)
+    assert_interruption_changes_nothing(run, monkeypatch, f"dataloader_args.num_workers={num_workers}")
+
+
+@pytest.mark.parametrize("loss", ["a3m, reinit_epoch: 3", "kappa, scale: 8", "elastic_arc, plus: rank", "ada_margin"])
+def test_a_loss_with_a_memory_goes_on_from_it(run, monkeypatch, loss):
+    assert_interruption_changes_nothing(run, monkeypatch, f"projection_args={{project_type: {loss}}}")
+
+
+def test_prototypes_are_re_initialised_once(run):
+    folder = run("run", "projection_args={project_type: a3m, reinit_epoch: 3}")
+    lines = [line for line in (folder / "train.log").read_text().splitlines() if "re-initialised" in line]
+    assert len(lines) == 1
+    assert "epoch 3: 6 prototypes were re-initialised from their embeddings" in lines[0]
+
+
+def assert_interruption_changes_nothing(run, monkeypatch, override):
+    whole = run("whole", override)
     real = trainer._Run._save
 
     def interrupted(self):
@@ -87,8 +102,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(run, monkey
     with monkeypatch.context() as patch:
         patch.setattr(trainer._Run, "_save", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run("broken", loader)
-    broken = run("broken", loader)
+            run("broken", override)
+    broken = run("broken", override)
     assert_same_weights(final_weights(whole), final_weights(broken))
     losses = [{row["step"]: row["loss"] for row in rows(folder)} for folder in (whole, broken)]
     assert losses[0] == losses[1]
