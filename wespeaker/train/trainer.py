@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from wespeaker.data.dataset import Batch, TrainingSet, collate, read_training_li
 from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError
-from wespeaker.losses import HeadOutput, forget_momentum
+from wespeaker.losses import HeadOutput, RowSparseSGD, forget_momentum
 from wespeaker.progress import progress
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, schedules
@@ -35,7 +35,7 @@ from wespeaker.train.runlog import MetricsFile, log_to_file, open_run_folder
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"SGD": RowSparseSGD, "AdamW": torch.optim.AdamW}
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class _Run:
 
     def _write_checkpoint(self, epoch: int) -> None:
         config = self.config
-        state = {
+        state: dict[str, Any] = {
             "step": self.step,
             "data": self._data_fingerprint(),
             "net": self.net.flat_state(),
