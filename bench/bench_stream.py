@@ -85,9 +85,7 @@ class _ArcOpt(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, embeddings: Tensor, weight: Tensor, labels: Tensor, scale: float, margin: float
-    ) -> Tensor:
+    def forward(ctx: Any, embeddings: Tensor, weight: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
         inverse_e = embeddings.norm(dim=1, keepdim=True).reciprocal()
         directions = embeddings * inverse_e * scale
         transposed = directions.T.contiguous()
@@ -224,6 +222,7 @@ class Case:
         self.weight.requires_grad_()
 
     def __call__(self) -> float:
+        """Take a step."""
         self.weight.grad = None
         leaf = self.embeddings.clone().requires_grad_()
         start = time.process_time()

@@ -29,9 +29,9 @@ from wespeaker.losses.normalizer import Rows
 SEED_CLASSES = 1024
 CHUNK_CLASSES = 2048
 # Solve again when this share of the candidates has come since the last solve.
-GROWTH = 0.25
-# Distance to the root at which the interim solves stop, in units of logits: they are bounds, not results.
-LOOSE = 1e-3
+GROWTH = 1.0
+# Last Newton step at which the interim solves stop, in windows 1/b: they are bounds, and steps shrink quadratically.
+LOOSE = 0.02
 
 
 class Candidates(NamedTuple):
@@ -73,7 +73,7 @@ class _Pool:
         """Raise the threshold to that of the logits ``rest`` (B, n) of some classes; the label's not among them."""
         rows = Rows(rest.to(self.dtype), None, self.target, self.log_q)
         start = self.tau if self.alpha <= 2.0 else None
-        root = normalizer.lower_root(rows, self.alpha, start=start, tolerance=LOOSE)
+        root = normalizer.lower_root(rows, self.alpha, start=start, tolerance=LOOSE / (self.alpha - 1.0))
         self.tau = torch.maximum(self.tau, root)
         self.z = self._threshold()
 
@@ -93,8 +93,8 @@ class _Pool:
         matrix = theta.new_full((len(self.target), width), -math.inf)
         matrix[rows, column] = theta
         self.raise_by(matrix)
-        kept = nonzero(theta > self.z.to(theta.dtype)[rows])
-        self.index, self.theta = [index[kept]], [theta[kept]]
+        kept = nonzero(theta > self.z.to(theta.dtype).index_select(0, rows))
+        self.index, self.theta = [index.index_select(0, kept)], [theta.index_select(0, kept)]
         self.kept, self.pending = len(kept), 0
 
 
@@ -154,10 +154,12 @@ def collect(
             if i == 0:
                 pool.raise_by(_block_maxima(tile))
             index = nonzero(tile > pool.z.to(tile.dtype))
-            theta = tile.view(-1)[index]
+            theta = tile.view(-1).index_select(0, index)
         pool.add(index + first * batch, theta)
-        if i == 1 and max(pool.kept, pool.scanned * GROWTH) > max_share * last * batch:
-            return None
+        if i == 1 and max_share < 1.0:
+            pool.prune()
+            if pool.kept > max_share * last * batch:
+                return None
     pool.prune()
     return Candidates(pool.index[0], pool.theta[0], own, inverse_norm, pool.scanned, screened)
 
@@ -194,9 +196,16 @@ def by_row(rows: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     return order, count.cumsum(0) - count
 
 
+def merging_order(flat: Tensor) -> Tensor:
+    """Return the order (S,) that sorts ``flat`` (S,), two ascending runs, which numpy's stable sort merges."""
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.argsort(flat.numpy(), kind="stable"))
+    return flat.argsort(stable=True)
+
+
 def columns(rows: Tensor, batch: int) -> tuple[Tensor, int]:
     """Number the candidates of each row: their columns (S,) in a matrix, and its width, at least 1."""
     order, start = by_row(rows, batch)
-    column = torch.empty_like(rows)
-    column[order] = torch.arange(len(rows), device=rows.device) - start[rows[order]]
+    within = torch.arange(len(rows), device=rows.device) - start.index_select(0, rows.index_select(0, order))
+    column = torch.empty_like(rows).index_copy_(0, order, within)
     return column, int(column.amax()) + 1 if len(rows) else 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from wespeaker.losses.collect import Candidates, by_row, collect, columns, inverse_norms, nonzero
+from wespeaker.losses.collect import Candidates, by_row, collect, columns, inverse_norms, merging_order, nonzero
 from wespeaker.losses.divergence import alpha_divergence
 
 # Rows of the prototype gradient that get their second term at once: 8 MB at D = 512.
@@ -149,11 +149,14 @@ class _Logits(torch.autograd.Function):
         grad_own, grad_theta = grads
         kept = nonzero(grad_theta != 0.0)
         rows = torch.arange(batch, device=labels.device)
-        index, order = torch.cat([index[kept], labels * batch + rows]).sort(stable=True)  # back to order of class
-        grad = torch.cat([grad_theta[kept], grad_own])[order]
-        pull = grad.double() * torch.cat([theta[kept], own])[order]  # one by one, so in float64
+        index = torch.cat([index.index_select(0, kept), labels * batch + rows])
+        order = merging_order(index)
+        index = index.index_select(0, order)
+        grad = torch.cat([grad_theta.index_select(0, kept), grad_own]).index_select(0, order)
+        theta = torch.cat([theta.index_select(0, kept), own]).index_select(0, order)
+        pull = grad.double() * theta  # its sums are made one by one, so in float64
         classes, rows = index.div(batch, rounding_mode="floor"), index.remainder(batch)
-        weights = grad * inverse_norm[classes]
+        weights = grad * inverse_norm.index_select(0, classes)
         active, local, count = classes.unique_consecutive(return_inverse=True, return_counts=True)
 
         grad_embeddings, grad_prototypes = None, None
@@ -162,8 +165,8 @@ class _Logits(torch.autograd.Function):
             if prototypes.dtype == directions.dtype:
                 table, entries = prototypes, classes
             else:
-                table, entries = prototypes[active].to(directions.dtype), local
-            towards = _sum_rows(table, entries[order], weights[order], start)
+                table, entries = prototypes.index_select(0, active).to(directions.dtype), local
+            towards = _sum_rows(table, entries.index_select(0, order), weights.index_select(0, order), start)
             along = pull.new_zeros(batch).index_add_(0, rows, pull).to(own.dtype) / ctx.scale
             grad_embeddings = towards.mul_(ctx.scale).sub_(directions * along.unsqueeze(1))
             grad_embeddings = grad_embeddings.mul_(inverse.unsqueeze(1)).to(ctx.dtype)
@@ -172,7 +175,8 @@ class _Logits(torch.autograd.Function):
             along = pull.new_zeros(len(active)).index_add_(0, local, pull).to(own.dtype)
             along = along.mul_(inverse_norm[active]).mul_(inverse_norm[active]).neg_().unsqueeze(1)
             for bag, which, a in zip(bags.split(BLOCK), active.split(BLOCK), along.split(BLOCK), strict=True):
-                bag.addcmul_(prototypes[which].to(bag.dtype), a)
+                # index_select, for prototypes[which] takes six times as long
+                bag.addcmul_(prototypes.index_select(0, which).to(bag.dtype), a)
             bags = bags.to(prototypes.dtype)
             if ctx.weight_grad == "sparse":
                 grad_prototypes = torch.sparse_coo_tensor(
