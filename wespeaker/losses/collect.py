@@ -121,7 +121,8 @@ def collect(
         log_q: (B,) log of the label's reference measure.
         alpha: above 1.
         screen: "none", or "bf16": find the survivors in bfloat16 with a certified error bound.
-        max_share: give up where, after the second chunk, more than this share of what was seen is a candidate.
+        max_share: give up where, after the second chunk, more than this share of what was seen is a candidate, or
+            twice as much after the first.
 
     Returns:
         The candidates, or None if given up.
@@ -155,6 +156,8 @@ def collect(
                 pool.raise_by(_block_maxima(tile))
             index = nonzero(tile > pool.z.to(tile.dtype))
             theta = tile.view(-1).index_select(0, index)
+        if i == 0 and len(index) > 2.0 * max_share * last * batch:  # its threshold is of the block maxima only
+            return None
         pool.add(index + first * batch, theta)
         if i == 1 and max_share < 1.0:
             pool.prune()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wespeaker.losses.buffered import buffered_divergence
 from wespeaker.losses.divergence import alpha_divergence, at_label
 from wespeaker.losses.margins import angular_margin, cosine_margin, log_prior_margin
 from wespeaker.losses.stream import stream_divergence
@@ -21,10 +22,14 @@ from wespeaker.losses.stream import stream_divergence
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"form": ("auto", "dense", "stream"), "screen": ("none", "bf16"), "weight_grad": ("dense", "sparse")}
 )
-# `auto` streams from this many classes on, and for α - 1 of at least this: below, nearly all classes are active.
-STREAM_CLASSES, STREAM_B = 4096, 0.06
-# ... as long as no more than this share of the first two chunks are candidates.
-STREAM_SHARE = 0.08
+# Up to so many classes the operations' start costs more than they do: the autograd form, which has the fewest.
+FEW_CLASSES = 4096
+# `auto` streams for alpha of at least this: below, nearly all classes are active.
+STREAM_ALPHA = 1.06
+# ... as long as no more than this share of the first two chunks are candidates: times C/18,000 to the power 0.6,
+# for the share falls as more classes raise the threshold. At 18,000 classes (D 256) and 100,000 (D 512) the
+# streaming and the dense form were measured to cost the same at shares of 0.12 to 0.2, and of 0.35.
+STREAM_SHARE, LARGEST_SHARE = 0.12, 0.5
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ class MarginHead(nn.Module):
         scale: s.
         margin: m; radians for "angle".
         easy_margin: see `angular_margin`.
-        form: "dense" makes the (B, C) logits; "stream" never does and needs alpha above 1; "auto" streams where the
+        form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1; "auto" streams where the
             classes of this very batch turn out sparse enough for it to be the faster one. All give the same numbers.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
@@ -233,6 +238,8 @@ class MarginHead(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             if self._may_stream() and (found := self._stream(embeddings, labels)) is not None:
                 return found
+            if 1.1 <= self.alpha <= 2.0 and len(self.weight) >= FEW_CLASSES:
+                return self._buffered(embeddings, labels)
             theta = scaled_cosines(embeddings, self.weight, self.scale)  # (B, C)
             of_label = at_label(theta.detach() if self.place == "log_prior" else theta, labels)
             target, log_q = self._place_margin(of_label / self.scale)
@@ -241,10 +248,11 @@ class MarginHead(nn.Module):
 
     def _may_stream(self) -> bool:
         if self.form == "auto":
-            return len(self.weight) >= STREAM_CLASSES and self.alpha - 1.0 >= STREAM_B
+            return len(self.weight) >= FEW_CLASSES and self.alpha >= STREAM_ALPHA
         return self.form == "stream"
 
     def _stream(self, embeddings: Tensor, labels: Tensor) -> HeadOutput | None:
+        share = min(LARGEST_SHARE, STREAM_SHARE * (len(self.weight) / 18_000) ** 0.6)
         found = stream_divergence(
             embeddings,
             self.weight,
@@ -254,7 +262,7 @@ class MarginHead(nn.Module):
             scale=self.scale,
             screen=self.screen,
             weight_grad=self.weight_grad,
-            max_share=STREAM_SHARE if self.form == "auto" else 1.0,
+            max_share=share if self.form == "auto" else 1.0,
         )
         if found is None:
             return None
@@ -265,6 +273,19 @@ class MarginHead(nn.Module):
             support=found.support,
             path="stream",
             scanned=found.scanned,
+        )
+
+    def _buffered(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
+        found = buffered_divergence(
+            embeddings, self.weight, labels, self._place_margin, alpha=self.alpha, scale=self.scale
+        )
+        return HeadOutput(
+            loss=found.loss.mean(),
+            per_sample=found.loss,
+            correct=found.correct,
+            support=found.support,
+            path="dense",
+            scanned=len(labels) * len(self.weight),
         )
 
     def _place_margin(self, cosine: Tensor) -> tuple[Tensor | None, Tensor | None]:
