@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from wespeaker.losses.collect import CHUNK_CLASSES, inverse_norms
 
 SAMPLE_CLASSES = 1024
-# Steps shrink quadratically: after one of 1e-4 windows the distance to the root is near 1e-8 of them.
-LAST_STEP = 1e-4
+# Steps shrink quadratically: after one of 3e-4 windows the distance to the root is near 1e-7 of them.
+LAST_STEP = 3e-4
 MOST_STEPS = 60  # 3 to 8 are taken
 
 

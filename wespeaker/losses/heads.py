@@ -199,8 +199,9 @@ class MarginHead(nn.Module):
         scale: s.
         margin: m; radians for "angle".
         easy_margin: see `angular_margin`.
-        form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1; "auto" streams where the
-            classes of this very batch turn out sparse enough for it to be the faster one. All give the same numbers.
+        form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
+            "auto" streams where this very batch turns out sparse enough for it to be the faster one. All give the
+            same numbers.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
