@@ -54,15 +54,19 @@ class Screen:
         reach = z - self.offset
         reach = torch.where(reach > 0.0, reach / (1.0 + RESULT), reach / (1.0 - RESULT))
         above = coarse > (reach - 1e-6 * (1.0 + reach.abs())).to(chunk.dtype)
-        index = torch.from_numpy(np.flatnonzero(above.numpy())) if above.device.type == "cpu" else _flat(above)
+        index = nonzero(above)
         self.pays = len(index) < PAYS_BELOW * above.numel()
         theta = chunk.new_empty(len(index))
         classes, rows = index.div(batch, rounding_mode="floor"), index.remainder(batch)
         for part, c, r in zip(theta.split(BLOCK), classes.split(BLOCK), rows.split(BLOCK), strict=True):
-            part.copy_((chunk[c] * self.directions[r]).sum(1) * inverse[c])
+            full = chunk.index_select(0, c).mul_(self.directions.index_select(0, r)).sum(1)
+            part.copy_(full * inverse.index_select(0, c))
         kept = theta > z.to(theta.dtype)[rows]
         return index[kept], theta[kept]
 
 
-def _flat(mask: Tensor) -> Tensor:
+def nonzero(mask: Tensor) -> Tensor:
+    """Return the flat indices of the true entries, ascending; numpy takes a quarter of torch's time on the CPU."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero().squeeze(1)
