@@ -137,7 +137,7 @@ def collect(
     edges = [0, *range(min(SEED_CLASSES, num_classes), num_classes, CHUNK_CLASSES), num_classes]
     by_label = labels.argsort(stable=True)
     own, ends = own.clone(), torch.searchsorted(labels[by_label], labels.new_tensor(edges)).tolist()
-    screened = 0
+    screened, retry = 0, edges[1]  # the first chunk gives the threshold to screen with
 
     for i in range(len(edges) - 1):
         first, last = edges[i], edges[i + 1]
@@ -146,8 +146,13 @@ def collect(
         inverse_norm[first:last] = inverse
         mine = by_label[ends[i] : ends[i + 1]]  # the rows whose label is in this chunk
         at = (labels[mine] - first, mine)
-        if screener is not None and screener.pays and i > 0:
-            index, theta = screener.survivors(chunk, inverse, pool.z, at)
+        survivors = None
+        if screener is not None and first >= retry:
+            survivors = screener.survivors(chunk, inverse, pool.z, at)
+            if survivors is None:  # the threshold rises with the classes seen: try again at twice as many
+                retry = 2 * last
+        if survivors is not None:
+            index, theta = survivors
             screened += last - first
         else:
             tile = torch.mm(chunk, transposed, out=buffer[: last - first]).mul_(inverse.unsqueeze(1))
