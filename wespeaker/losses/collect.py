@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wespeaker.losses import normalizer, screening
+from wespeaker.losses import normalizer
 from wespeaker.losses.normalizer import Rows
+from wespeaker.losses.screening import Screen, nonzero
 
 # The first chunk only has to give a good threshold; the rest are as large as fits the cache (1 MB at B = 128).
 SEED_CLASSES = 1024
@@ -121,21 +122,22 @@ def collect(
         log_q: (B,) log of the label's reference measure.
         alpha: above 1.
         screen: "none", or "bf16": find the survivors in bfloat16 with a certified error bound.
-        max_share: give up where, after the second chunk, more than this share of what was seen is a candidate.
+        max_share: give up where, after the second chunk, more than this share of what was seen is a candidate, or
+            twice as much after the first.
 
     Returns:
         The candidates, or None if given up.
     """
     batch, num_classes = len(labels), len(prototypes)
     pool = _Pool(target.double(), log_q.double(), alpha, directions.dtype)
-    screener = screening.Screen(directions) if screen == "bf16" else None
+    screener = Screen(directions) if screen == "bf16" else None
     inverse_norm = directions.new_empty(num_classes)
     transposed = directions.T.contiguous()  # (D, B)
     buffer = directions.new_empty(min(CHUNK_CLASSES, num_classes), batch)
     edges = [0, *range(min(SEED_CLASSES, num_classes), num_classes, CHUNK_CLASSES), num_classes]
     by_label = labels.argsort(stable=True)
     own, ends = own.clone(), torch.searchsorted(labels[by_label], labels.new_tensor(edges)).tolist()
-    screened = 0
+    screened, retry = 0, edges[1]  # the first chunk gives the threshold to screen with
 
     for i in range(len(edges) - 1):
         first, last = edges[i], edges[i + 1]
@@ -144,8 +146,13 @@ def collect(
         inverse_norm[first:last] = inverse
         mine = by_label[ends[i] : ends[i + 1]]  # the rows whose label is in this chunk
         at = (labels[mine] - first, mine)
-        if screener is not None and screener.pays and i > 0:
-            index, theta = screener.survivors(chunk, inverse, pool.z, at)
+        survivors = None
+        if screener is not None and first >= retry:
+            survivors = screener.survivors(chunk, inverse, pool.z, at)
+            if survivors is None:  # the threshold rises with the classes seen: try again at twice as many
+                retry = 2 * last
+        if survivors is not None:
+            index, theta = survivors
             screened += last - first
         else:
             tile = torch.mm(chunk, transposed, out=buffer[: last - first]).mul_(inverse.unsqueeze(1))
@@ -155,6 +162,8 @@ def collect(
                 pool.raise_by(_block_maxima(tile))
             index = nonzero(tile > pool.z.to(tile.dtype))
             theta = tile.view(-1).index_select(0, index)
+        if i == 0 and len(index) > 2.0 * max_share * last * batch:  # its threshold is of the block maxima only
+            return None
         pool.add(index + first * batch, theta)
         if i == 1 and max_share < 1.0:
             pool.prune()
@@ -177,13 +186,6 @@ def inverse_norms(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=1)
     norm.masked_fill_(norm == math.inf, math.nan)
     return norm.reciprocal().masked_fill_(norm < 1e-12, 0.0)
-
-
-def nonzero(mask: Tensor) -> Tensor:
-    """Return the flat indices of the true entries, ascending; numpy takes a quarter of torch's time on the CPU."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.flatten().nonzero().squeeze(1)
 
 
 def by_row(rows: Tensor, batch: int) -> tuple[Tensor, Tensor]:

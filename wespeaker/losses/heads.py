@@ -24,6 +24,7 @@ from wespeaker.losses.adaptive import (
     NormMargin,
 )
 from wespeaker.losses.binary import sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
+from wespeaker.losses.buffered import buffered_divergence
 from wespeaker.losses.divergence import alpha_divergence, at_label
 from wespeaker.losses.margins import (
     GRADIENTS,
@@ -47,10 +48,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "place": ("logit", "log_q"),
     }
 )
-# `auto` streams from this many classes on, and for α - 1 of at least this: below, nearly all classes are active.
-STREAM_CLASSES, STREAM_B = 4096, 0.06
-# ... as long as no more than this share of the first two chunks are candidates.
-STREAM_SHARE = 0.08
+# Up to so many classes the operations' start costs more than they do: the autograd form, which has the fewest.
+FEW_CLASSES = 4096
+# `auto` streams for alpha of at least this: below, nearly all classes are active.
+STREAM_ALPHA = 1.06
+# ... as long as no more than this share of the first two chunks are candidates: times C/18,000 to the power 0.6,
+# for the share falls as more classes raise the threshold. At 18,000 classes (D 256) and 100,000 (D 512) the
+# streaming and the dense form were measured to cost the same at shares of 0.12 to 0.2, and of 0.35.
+STREAM_SHARE, LARGEST_SHARE = 0.12, 0.5
 
 
 @dataclass(frozen=True)
@@ -376,8 +381,9 @@ class MarginHead(nn.Module):
         reinit: turns prototypes at the start of an epoch.
         sub_centers: K; with more than one, `weight` is (C K, D), the K rows of a class one after another, and the
             class's cosine is the largest of the K (WeSpeaker's layout).
-        form: "dense" makes the (B, C) logits; "stream" never does and needs alpha above 1; "auto" streams where the
-            classes of this very batch turn out sparse enough for it to be the faster one. All give the same numbers.
+        form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
+            "auto" streams where this very batch turns out sparse enough for it to be the faster one. All give the
+            same numbers.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
@@ -440,6 +446,8 @@ class MarginHead(nn.Module):
             margin = self._margin(embeddings, labels)
             if self._may_stream() and (streamed := self._stream(embeddings, labels, margin)) is not None:
                 return self._finish(streamed, embeddings, labels)
+            if self.streamable and 1.1 <= self.alpha <= 2.0 and len(self.weight) >= FEW_CLASSES:
+                return self._finish(self._buffered(embeddings, labels, margin), embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
             target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
             logits = theta
@@ -453,10 +461,11 @@ class MarginHead(nn.Module):
         if not self.streamable:
             return False
         if self.form == "auto":
-            return len(self.weight) >= STREAM_CLASSES and self.alpha - 1.0 >= STREAM_B
+            return len(self.weight) >= FEW_CLASSES and self.alpha >= STREAM_ALPHA
         return self.form == "stream"
 
     def _stream(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput | None:
+        share = min(LARGEST_SHARE, STREAM_SHARE * (len(self.weight) / 18_000) ** 0.6)
         found = stream_divergence(
             embeddings,
             self.weight,
@@ -466,7 +475,7 @@ class MarginHead(nn.Module):
             scale=self.scale,
             screen=self.screen,
             weight_grad=self.weight_grad,
-            max_share=STREAM_SHARE if self.form == "auto" else 1.0,
+            max_share=share if self.form == "auto" else 1.0,
         )
         if found is None:
             return None
@@ -478,6 +487,19 @@ class MarginHead(nn.Module):
             target_posterior=found.target_posterior,
             path="stream",
             scanned=found.scanned,
+        )
+
+    def _buffered(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput:
+        place = partial(self._place_margin, margin=margin)
+        found = buffered_divergence(embeddings, self.weight, labels, place, alpha=self.alpha, scale=self.scale)
+        return HeadOutput(
+            loss=found.loss.mean(),
+            per_sample=found.loss,
+            correct=found.correct,
+            support=found.support,
+            target_posterior=found.target_posterior,
+            path="dense",
+            scanned=len(labels) * len(self.weight),
         )
 
     def _logits(self, embeddings: Tensor) -> Tensor:

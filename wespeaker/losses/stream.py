@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from wespeaker.losses.collect import Candidates, by_row, collect, columns, inverse_norms, merging_order, nonzero
+from wespeaker.losses.collect import Candidates, by_row, collect, columns, inverse_norms, merging_order
 from wespeaker.losses.divergence import alpha_divergence
+from wespeaker.losses.screening import nonzero
 
 # Rows of the prototype gradient that get their second term at once: 8 MB at D = 512.
 BLOCK = 4096

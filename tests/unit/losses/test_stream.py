@@ -332,15 +332,13 @@ def test_auto_takes_the_form_that_the_sparsity_calls_for(args, num_classes, dim,
     assert_equal_steps(mine, reference, (1e-3, 1e-3))
 
 
-def test_the_screen_stops_where_it_does_not_pay():
-    """At 2 % of survivors each chunk's product is cheaper than the gathers: one chunk is screened, then none."""
+def test_the_screen_is_used_where_it_pays():
+    """Where a third of the classes would survive each chunk's product is cheaper than the gathers."""
     weight, embeddings, labels = problem("random", num_classes=20_000, dim=64)
-    options = {"alpha": 1.25, "scale": 32.0, "screen": "bf16"}
+    options = {"scale": 32.0, "screen": "bf16"}
     place = make(weight, alpha=1.25)._place_margin
-    found = stream_divergence(embeddings, weight, labels, place, **options)
-    assert found.screened == 2048
-    found = stream_divergence(embeddings, weight, labels, place, **{**options, "alpha": 2.0})
-    assert found.screened == 20_000 - 1024
+    assert stream_divergence(embeddings, weight, labels, place, alpha=1.1, **options).screened == 0
+    assert stream_divergence(embeddings, weight, labels, place, alpha=2.0, **options).screened == 20_000 - 1024
 
 
 def test_wrong_options_are_a_sentence():
