@@ -382,8 +382,8 @@ class MarginHead(nn.Module):
         sub_centers: K; with more than one, `weight` is (C K, D), the K rows of a class one after another, and the
             class's cosine is the largest of the K (WeSpeaker's layout).
         form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
-            "auto" streams where this very batch turns out sparse enough for it to be the faster one. All give the
-            same numbers.
+            "auto" streams where this very batch turns out sparse enough for it to be the faster one (on a CPU; on
+            other devices it is "dense", since nothing was timed there). All give the same numbers.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
@@ -444,9 +444,9 @@ class MarginHead(nn.Module):
         _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
             margin = self._margin(embeddings, labels)
-            if self._may_stream() and (streamed := self._stream(embeddings, labels, margin)) is not None:
+            if self._may_stream(embeddings) and (streamed := self._stream(embeddings, labels, margin)) is not None:
                 return self._finish(streamed, embeddings, labels)
-            if self.streamable and 1.1 <= self.alpha <= 2.0 and len(self.weight) >= FEW_CLASSES:
+            if self.streamable and 1.1 <= self.alpha <= 2.0 and self._chooses_by_size(embeddings):
                 return self._finish(self._buffered(embeddings, labels, margin), embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
             target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
@@ -457,11 +457,15 @@ class MarginHead(nn.Module):
             out = _output(found.loss, theta, labels, found.support, at_label(found.posterior, labels))
             return self._finish(out, embeddings, labels)
 
-    def _may_stream(self) -> bool:
+    def _chooses_by_size(self, embeddings: Tensor) -> bool:
+        """Whether there are classes enough for the other forms; they were timed on CPUs and nowhere else."""
+        return embeddings.device.type == "cpu" and len(self.weight) >= FEW_CLASSES
+
+    def _may_stream(self, embeddings: Tensor) -> bool:
         if not self.streamable:
             return False
         if self.form == "auto":
-            return len(self.weight) >= FEW_CLASSES and self.alpha >= STREAM_ALPHA
+            return self._chooses_by_size(embeddings) and self.alpha >= STREAM_ALPHA
         return self.form == "stream"
 
     def _stream(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput | None:
