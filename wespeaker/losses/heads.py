@@ -24,7 +24,7 @@ from wespeaker.losses.adaptive import (
     NormMargin,
 )
 from wespeaker.losses.binary import sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
-from wespeaker.losses.buffered import buffered_divergence
+from wespeaker.losses.buffered import Buffered, buffered_divergence
 from wespeaker.losses.divergence import alpha_divergence, at_label
 from wespeaker.losses.margins import (
     GRADIENTS,
@@ -35,7 +35,7 @@ from wespeaker.losses.margins import (
     multiplicative_margin,
 )
 from wespeaker.losses.prototypes import PrototypeReinit
-from wespeaker.losses.stream import stream_divergence
+from wespeaker.losses.stream import Streamed, stream_divergence
 
 # Keys whose value is a name, and the names.
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -483,28 +483,12 @@ class MarginHead(nn.Module):
         )
         if found is None:
             return None
-        return HeadOutput(
-            loss=found.loss.mean(),
-            per_sample=found.loss,
-            correct=found.correct,
-            support=found.support,
-            target_posterior=found.target_posterior,
-            path="stream",
-            scanned=found.scanned,
-        )
+        return _output_of(found, path="stream", scanned=found.scanned)
 
     def _buffered(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput:
         place = partial(self._place_margin, margin=margin)
         found = buffered_divergence(embeddings, self.weight, labels, place, alpha=self.alpha, scale=self.scale)
-        return HeadOutput(
-            loss=found.loss.mean(),
-            per_sample=found.loss,
-            correct=found.correct,
-            support=found.support,
-            target_posterior=found.target_posterior,
-            path="dense",
-            scanned=len(labels) * len(self.weight),
-        )
+        return _output_of(found, path="dense", scanned=len(labels) * len(self.weight))
 
     def _logits(self, embeddings: Tensor) -> Tensor:
         theta = scaled_cosines(embeddings, self.weight, self.scale)
@@ -669,6 +653,12 @@ def _output(
         path="dense",
         scanned=logits.numel(),
     )
+
+
+def _output_of(found: Streamed | Buffered, *, path: str, scanned: int) -> HeadOutput:
+    """Return what a form that never shows its logits has found."""
+    mean = found.loss.mean()
+    return HeadOutput(mean, found.loss, found.correct, found.support, found.target_posterior, path, scanned)
 
 
 Head = MarginHead | BinaryHead | SoftmaxHead
