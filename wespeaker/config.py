@@ -151,7 +151,10 @@ class Config(Section):
     @field_validator("projection_args")
     @classmethod
     def _known_projection(cls, args: dict[str, Any]) -> dict[str, Any]:
-        return validate_projection_args(args)
+        try:
+            return validate_projection_args(args)
+        except ValueError as error:  # the section is named once, as for every other key
+            raise ValueError(str(error).removeprefix("projection_args: ")) from error
 
     @field_validator("optimizer")
     @classmethod

@@ -109,7 +109,7 @@ optimizer_args: {momentun: 0.9}
         "dataset_args.nm_frms: unknown key; did you mean 'num_frms'",
         "dataset_args.aug_prob: input should be less than or equal to 1, found 1.5",
         "unknown model 'ResNet35'; did you mean 'ResNet",
-        "'arc_margin'",
+        "  projection_args: project_type 'arcmargin' is not known; did you mean 'arc_margin'",
         "optimizer_args: momentun: unknown key; did you mean 'momentum'",
     ):
         assert part in message

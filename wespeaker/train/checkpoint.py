@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +38,9 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} (a checkpoint) does not exist; run the training stage first or name another one")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch's reader raises nearly anything on damaged bytes, a KeyError for plain text
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{path} cannot be read as a checkpoint: {type(error).__name__} {reason}".rstrip()) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dict of weights")
     return content

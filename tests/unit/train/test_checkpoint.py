@@ -64,6 +64,13 @@ def test_damaged_and_missing_files(models):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("junk", [b"junk\n", b"", b"\0" * 100, bytes(range(256)), b"PK\x03\x04 cut off"])
+def test_any_damaged_bytes_are_a_sentence(tmp_path, junk):
+    (tmp_path / "avg_model.pt").write_bytes(junk)
+    with pytest.raises(InputError, match=r"avg_model\.pt cannot be read as a checkpoint"):
+        checkpoint.load(tmp_path / "avg_model.pt")
+
+
 def test_a_failed_write_leaves_the_old_file(models):
     path = checkpoint.model_path(models, 5)
     before = path.read_bytes()
