@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,7 @@ from wespeaker.losses.margins import (
     cosine_margin,
     log_prior_margin,
     multiplicative_margin,
+    zero_loss_gap,
 )
 from wespeaker.losses.prototypes import PrototypeReinit
 from wespeaker.losses.registry import PROJECT_TYPES, Args, bad_margin, validate_projection_args
@@ -120,6 +122,15 @@ class MarginHead(nn.Module):
         if problem := bad_margin(margin, self.place):
             raise ValueError(problem)
         self.margin = float(margin)
+
+    def zero_loss_gap(self, margin: float | None = None) -> float:
+        """Return the gap of cosines from which a sample's loss is exactly 0, at a margin (None: the present one).
+
+        The gap is between the label's cosine and the largest other; where the margin is not in the reference
+        measure, it is the label's cosine with its margin that counts. inf for α = 1.
+        """
+        in_prior = self.place == "log_prior"
+        return zero_loss_gap(self.alpha, self.scale, (self.margin if margin is None else margin) if in_prior else 0.0)
 
     def start_epoch(self, epoch: int) -> Tensor:
         """Do what is done once an epoch: call it before the first batch of every epoch, counted from 1.
@@ -268,6 +279,10 @@ class BinaryHead(nn.Module):
             raise ValueError(problem)
         self.margin = float(margin)
 
+    def zero_loss_gap(self, margin: float | None = None) -> float:
+        """Return inf: the loss is never exactly 0."""
+        return math.inf
+
     def start_epoch(self, epoch: int) -> Tensor:
         """Accept the trainer's call; nothing is done."""
         return _no_rows(self.weight)
@@ -306,6 +321,10 @@ class SoftmaxHead(nn.Module):
 
     def update(self, margin: float) -> None:
         """Accept the schedule's call; there is no margin to set."""
+
+    def zero_loss_gap(self, margin: float | None = None) -> float:
+        """Return inf: the loss is never exactly 0."""
+        return math.inf
 
     def start_epoch(self, epoch: int) -> Tensor:
         """Accept the trainer's call; nothing is done."""
