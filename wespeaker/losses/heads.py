@@ -101,7 +101,7 @@ class MarginHead(nn.Module):
         reinit: PrototypeReinit | None = None,
         sub_centers: int = 1,
         form: str = "auto",
-        screen: str = "none",
+        screen: str = "auto",
         weight_grad: str = "dense",
     ) -> None:
         super().__init__()
@@ -409,7 +409,7 @@ def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classe
         scale=args["scale"],
         margin=args["margin"],
         form=args["form"],
-        screen=args.get("screen", "none"),
+        screen=args.get("screen", "auto"),
         weight_grad=args.get("weight_grad", "dense"),
         **{key: args[key] for key in shared},
         **kind.parts(args, num_classes, embed_dim),

@@ -185,7 +185,7 @@ def test_defaults_are_the_speaker_settings():
         "scale": 10.0,
         "margin": 0.1,
         "form": "auto",
-        "screen": "none",
+        "screen": "auto",
         "weight_grad": "dense",
     }
     head = build_head({"project_type": "sparsemax"}, embed_dim=4, num_classes=3)
@@ -220,7 +220,7 @@ def test_given_values_stay():
         ({"project_type": "arc_margin", "easy_margin": 1}, "easy_margin must be true or false; found 1"),
         ({"project_type": "q_margin", "form": "steam"}, "form 'steam' is not known; valid are auto, dense, stream"),
         ({"project_type": "q_margin", "form": ["dense"]}, "form .'dense'. is not known"),
-        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are none, bf16"),
+        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are auto, none, bf16"),
         (
             {"project_type": "arc_margin", "screen": "bf16"},
             "'screen' has no meaning for arc_margin; it is a key of q_m",

@@ -341,12 +341,22 @@ def test_the_screen_is_used_where_it_pays():
     assert stream_divergence(embeddings, weight, labels, place, alpha=2.0, **options).screened == 20_000 - 1024
 
 
+@pytest.mark.parametrize(("capability", "screened"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_auto_screens_where_the_cpu_multiplies_bfloat16(monkeypatch, capability, screened):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    weight, embeddings, labels = problem("random", num_classes=20_000, dim=64)
+    found = stream_divergence(embeddings, weight, labels, make(weight)._place_margin, alpha=2.0, scale=32.0)
+    assert (found.screened > 0) == screened
+
+
 def test_wrong_options_are_a_sentence():
     weight, embeddings, labels = problem("random", num_classes=7)
     place = make(weight)._place_margin
     with pytest.raises(ValueError, match=r"needs alpha above 1, where posteriors are sparse; found 1.0"):
         stream_divergence(embeddings, weight, labels, place, alpha=1.0, scale=10.0)
-    with pytest.raises(ValueError, match="screen is none or bf16, weight_grad dense or sparse; found int8 and dense"):
+    with pytest.raises(
+        ValueError, match="screen is one of auto, none, bf16, weight_grad dense or sparse; found int8 and dense"
+    ):
         stream_divergence(embeddings, weight, labels, place, alpha=1.5, scale=10.0, screen="int8")
     with pytest.raises(ValueError, match="form 'stream' needs alpha above 1; q_margin has alpha 1"):
         validate_projection_args({"project_type": "q_margin", "alpha": 1, "form": "stream"})
