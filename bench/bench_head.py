@@ -29,7 +29,7 @@ from functools import partial
 
 import baselines
 import torch
-from measuring import ROOT, Row, forget_peak, in_turn, keep_memory, median_ms, memory_mb, ratios, record
+from measuring import ROOT, Row, forget_peak, in_turn, keep_memory, median_ms, memory_mb, ratios, record, return_memory
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -257,6 +257,7 @@ def memory() -> Iterator[Row]:
 
 def measure(variant: str, num_classes: int, dim: int, regime: str) -> None:
     """Print one row of `memory`; runs in a fresh process."""
+    return_memory()
     Case(variant, inputs("random", 5000, dim), FACE)()  # libraries load and make their buffers
     case = Case(variant, inputs(regime, num_classes, dim), FACE)
     forget_peak()

@@ -53,11 +53,19 @@ def keep_memory() -> None:
 
     Heads that make large matrices gain most, which are the other ones.
     """
+    _mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD of malloc.h
+    _mallopt(-4, 0)  # M_MMAP_MAX
+
+
+def return_memory() -> None:
+    """Let the allocator give back all that is freed, so that the memory of the process is what is in use."""
+    _mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+
+
+def _mallopt(option: int, value: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        no_trim, no_mmap = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-        libc.mallopt(no_trim, 2**31 - 1)
-        libc.mallopt(no_mmap, 0)
+        libc.mallopt(option, value)
 
 
 def memory_mb(key: str) -> float:
