@@ -99,8 +99,9 @@ def alpha_divergence(
     tensor needs to be made or changed for either. Both get gradients.
 
     Args:
-        theta: (B, C) logits, any float dtype; ±inf and NaN as in `alpha_softargmax`. The loss is inf where the
-            label's logit is -inf or another class's is +inf and the label's is not; the gradient is p - e_y there, too.
+        theta: (B, C) logits, any float dtype; -inf and NaN as in `alpha_softargmax`. The loss is inf, with the
+            gradient p - e_y, where the label's logit is -inf or another class's +inf. Where the label's is +inf the
+            row is NaN: ∞ - ∞ may be anything, and an overflow shall be seen.
         labels: (B,) int64 in [0, C).
         log_q: None for q = 1, (B,) or (B, C).
         alpha: at least 1.
@@ -180,7 +181,7 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
     """Take the label's class apart, subtract the row's maximum, drop classes whose posterior is certainly 0."""
     if log_q is not None and log_q.ndim == 2:
         top = theta.amax(1, keepdim=True)
-        rest = _below(_fine(theta, alpha), top, overflow=bool((top == math.inf).any()))
+        rest = _below(_fine(theta, alpha), top, labels, overflow=bool((top == math.inf).any()))
         nothing = rest.new_zeros(len(rest), dtype=torch.float64)
         return _Problem(Rows(rest, log_q.to(rest.dtype), nothing - math.inf, nothing), top, None, None, None)
     if labels is None:
@@ -190,12 +191,12 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
     own_log_q = torch.zeros_like(own) if log_q is None else log_q.double()
     top = torch.maximum(theta.amax(1), own.to(theta.dtype)).unsqueeze(1)
     overflow = bool((top == math.inf).any())
-    own = _below(own, top.squeeze(1).double(), overflow=overflow)
+    own = own - top.squeeze(1).double()
 
     classes, start = None, None
     if alpha > 1.0 and theta.shape[1] >= 8 * normalizer.BLOCK and not overflow:
         classes, start = normalizer.candidates(theta, top, own, own_log_q, labels, alpha)
-    rest = _below(_fine(theta if classes is None else theta.gather(1, classes), alpha), top, overflow=overflow)
+    rest = _below(_fine(theta if classes is None else theta.gather(1, classes), alpha), top, None, overflow=overflow)
     if labels is not None and classes is None:
         rest.scatter_(1, labels.unsqueeze(1), -math.inf)
     elif labels is not None and classes is not None:
@@ -203,10 +204,15 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
     return _Problem(Rows(rest, None, own, own_log_q), top, classes, labels, start)
 
 
-def _below(theta: Tensor, top: Tensor, *, overflow: bool) -> Tensor:
-    """Return theta - top. With `overflow`, some top is ∞: there infinite logits give 0, not NaN, and finite -∞."""
+def _below(theta: Tensor, top: Tensor, labels: Tensor | None, *, overflow: bool) -> Tensor:
+    """Return theta - top. With `overflow`, some top is ∞; there ∞ gives 0 (the label's: NaN) and what is finite -∞."""
     below = theta - top
-    return below.masked_fill_((top == math.inf) & below.isnan(), 0.0) if overflow else below
+    if not overflow:
+        return below
+    largest = (theta == math.inf) & (top == math.inf)
+    if labels is not None:
+        largest.scatter_(1, labels.unsqueeze(1), False)
+    return below.masked_fill_(largest, 0.0)
 
 
 def _fine(theta: Tensor, alpha: float) -> Tensor:

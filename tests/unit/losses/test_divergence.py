@@ -278,9 +278,9 @@ def test_minus_infinity_leaves_a_class_out(alpha, classes):
 @pytest.mark.parametrize("alpha", [1.0, 1.05, 1.25, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("classes", [6, 500])
 @pytest.mark.parametrize("prior", ["none", "target", "full"])
-def test_plus_infinity_is_the_limit_of_a_growing_logit(alpha, classes, prior):
-    """Row 0: another class, row 1: the label, row 2: both, row 3: none."""
-    infinite, labels = [(0, 4), (1, 5), (2, 1), (2, 3)], torch.tensor([0, 5, 3, 1])
+def test_plus_infinity_is_the_limit_of_a_growing_logit_but_nan_at_the_label(alpha, classes, prior):
+    """Rows: one other class, two others, none, the label."""
+    infinite, labels = [(0, 4), (1, 1), (1, 3), (3, 1)], torch.tensor([0, 5, 3, 1])
     theta = logits(4, classes)
     log_q = {
         "none": None,
@@ -293,13 +293,16 @@ def test_plus_infinity_is_the_limit_of_a_growing_logit(alpha, classes, prior):
     theta.requires_grad_()
     found = alpha_divergence(theta, labels, log_q, alpha=alpha)
     limit = alpha_divergence(grown, labels, log_q, alpha=alpha)
-    assert found.loss.isinf().tolist() == [True, False, False, False]
-    assert found.tau.isinf().tolist() == [True, True, True, False]
-    torch.testing.assert_close(found.posterior, limit.posterior, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.loss[1:], limit.loss[1:], rtol=0, atol=1e-9)
-    assert torch.equal(found.support, limit.support)
     (grad,) = torch.autograd.grad(found.loss.sum(), theta)
-    assert torch.equal(grad, found.posterior - F.one_hot(labels, classes))
+    assert found.loss[:2].tolist() == found.tau[:2].tolist() == [math.inf] * 2
+    torch.testing.assert_close(found.posterior[:3], limit.posterior[:3], rtol=0, atol=1e-9)
+    assert torch.equal(found.support[:3], limit.support[:3])
+    assert torch.equal(grad[:3], (found.posterior - F.one_hot(labels, classes))[:3])
+    torch.testing.assert_close(found.loss[2], limit.loss[2])
+    for x in (found.loss, found.tau, found.posterior, grad):
+        assert x[3].isnan().all()
+    softargmax, _ = alpha_softargmax(theta, log_q if prior == "full" else None, alpha=alpha)
+    assert softargmax[3].tolist() == [float(j == 1) for j in range(classes)]
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0, 3.0])

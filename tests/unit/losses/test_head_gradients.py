@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -53,10 +54,6 @@ def forms(args):
         yield "buffered"
 
 
-def describe(value):
-    return value if isinstance(value, str) else "-".join(map(str, value.values()))
-
-
 def make(form, args):
     """Return a head in evaluation mode whose state, if it has one, is that after an epoch of one batch."""
     torch.manual_seed(0)
@@ -106,10 +103,15 @@ def with_constants(head, args, embeddings, labels):
     return twin
 
 
-@pytest.mark.parametrize(("form", "args"), variants(), ids=describe)
-def test_gradient_is_that_of_finite_differences(form, args, monkeypatch):
-    if form == "buffered":
+@pytest.fixture(params=variants(), ids=lambda variant: "-".join([variant[0], *map(str, variant[1].values())]))
+def variant(request, monkeypatch):
+    if request.param[0] == "buffered":
         monkeypatch.setattr(heads, "FEW_CLASSES", 1)
+    return request.param
+
+
+def test_gradient_is_that_of_finite_differences(variant):
+    form, args = variant
     head, (embeddings, labels) = make(form, args), batch(seed=1)
     embeddings.requires_grad_()
     out = head(embeddings, labels)
@@ -126,6 +128,22 @@ def test_gradient_is_that_of_finite_differences(form, args, monkeypatch):
     torch.testing.assert_close(out.per_sample, theirs)
     mine, theirs = torch.autograd.grad(out.loss, (embeddings, *values)), torch.autograd.grad(theirs.mean(), copies)
     torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_embedding_is_seen_in_its_own_loss_and_gradient_and_in_no_other(variant, bad):
+    head, (embeddings, labels) = make(*variant), batch(seed=1)
+    clean = embeddings.clone().requires_grad_()
+    embeddings[1, 0] = bad
+    embeddings.requires_grad_()
+    outs = [head(x, labels).per_sample for x in (embeddings, clean)]
+    grads = [torch.autograd.grad(out.sum(), x)[0] for out, x in zip(outs, (embeddings, clean), strict=True)]
+    assert not outs[0][1].isfinite()  # plain softmax has no cosine that makes NaN of an infinity
+    if math.isnan(bad):
+        assert outs[0][1].isnan()
+        assert grads[0][1].isnan().all()
+    for mine, theirs in (outs, grads):
+        torch.testing.assert_close(mine[::2], theirs[::2])
 
 
 def test_every_form_is_among_the_variants():
