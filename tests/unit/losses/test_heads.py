@@ -106,17 +106,6 @@ def test_poles_are_finite(project_type, dtype):
         assert not embeddings.grad[3].any()  # no direction, no gradient (and not one of 1e12)
 
 
-@pytest.mark.parametrize("project_type", TYPES)
-def test_autocast_does_not_reach_the_head(project_type):
-    head, (embeddings, labels) = make(project_type, dtype=torch.float32).eval(), batch(dtype=torch.bfloat16)
-    expected = head(embeddings.float(), labels).per_sample
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head(embeddings, labels)
-        assert torch.equal(found.per_sample, expected)
-        found.loss.backward()
-    assert head.weight.grad.dtype == torch.float32
-
-
 @pytest.mark.parametrize("project_type", ["add_margin", "arc_margin", "q_margin", "entmax", "sparsemax"])
 def test_update_sets_the_margin_and_a_larger_margin_costs_more(project_type):
     head, (embeddings, labels) = make(project_type), batch()
