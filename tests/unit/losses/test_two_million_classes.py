@@ -1,8 +1,10 @@
 """Two million classes in float32 against 40 digits: eq. 5 as it stands holds sums of C/α whose difference is lost."""
 
 import mpmath
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from wespeaker.losses import alpha_divergence, build_head, scaled_cosines
 
@@ -23,36 +25,45 @@ def directions():
 
 
 def exact_solution(theta, label, alpha, log_q_y):
-    """Return the loss of eqs. 4-6 for logits (C,), and the posterior (C,), solved over the classes that can be active.
+    """Return the loss of eqs. 4-6 for logits (C,), and the posterior (C,).
 
-    A class with q = 1 alone gives τ ≥ θ_j, so one at or below the largest θ_j - 1/(α - 1) is inactive for certain. All
-    the others count 1/α in D_f(p:q), and all but the label in D_f(e_y:q).
+    Solved over a few of the classes, found by scipy in float64; then all others are certified to be inactive. They
+    count 1/α each in D_f(p:q), and all but the label do in D_f(e_y:q).
     """
+
+    def total(tau):
+        x = np.maximum(0.0, 1.0 + (alpha - 1.0) * (near.numpy() - tau))
+        x_y = max(0.0, 1.0 + (alpha - 1.0) * (theta[label].item() - tau))
+        return (x ** (1.0 / (alpha - 1.0))).sum() + np.exp(log_q_y) * x_y ** (1.0 / (alpha - 1.0)) - 1.0
+
+    others = torch.cat([theta[:label], theta[label + 1 :]])
+    near = others[others > others.max() - 1.0 / (alpha - 1.0)]
+    tau = brentq(total, others.max().item(), theta.max().item() + 100.0)
+    few = sorted({*(theta > tau - 1.0 / (alpha - 1.0) - 1e-9).nonzero().flatten().tolist(), label})
+
     with mpmath.workdps(40):
         a, q_y = mpmath.mpf(alpha), mpmath.exp(mpmath.mpf(log_q_y))
         b = a - 1
-        largest = torch.cat([theta[:label], theta[label + 1 :]]).max().item()
-        active = (theta > largest - 1 / (alpha - 1) - 1e-9).nonzero().flatten().tolist()
-        active = sorted({*active, label})
-        logits = [mpmath.mpf(theta[j].item()) for j in active]
-        q = [q_y if j == label else mpmath.mpf(1) for j in active]
+        logits = [mpmath.mpf(theta[j].item()) for j in few]
+        q = [q_y if j == label else mpmath.mpf(1) for j in few]
 
         def posterior(tau):
             return [w * max(mpmath.mpf(0), 1 + b * (t - tau)) ** (1 / b) for t, w in zip(logits, q, strict=True)]
 
-        low = max(t - (w**-b - 1) / b for t, w in zip(logits, q, strict=True))
-        high = max(logits) - (mpmath.mpf(C) ** -b - 1) / b
-        tau = mpmath.findroot(lambda t: mpmath.fsum(posterior(t)) - 1, (low, high), solver="anderson", maxsteps=99)
+        ends = tau - 1e-6, tau + 1e-6
+        tau = mpmath.findroot(lambda t: mpmath.fsum(posterior(t)) - 1, ends, solver="anderson", maxsteps=99)
         p = posterior(tau)
+        left_out = theta.index_fill(0, torch.tensor(few), -torch.inf).max().item()
+        assert left_out <= tau - 1 / b
 
         def f(u):
             return (u**a - 1 - a * (u - 1)) / (a * b)
 
-        inactive = (C - len(active)) / a
+        inactive = (C - len(few)) / a
         softmax_f = mpmath.fdot(p, logits) - mpmath.fsum(w * f(u / w) for u, w in zip(p, q, strict=True)) - inactive
         loss = softmax_f + q_y * f(1 / q_y) + (C - 1) / a - mpmath.mpf(theta[label].item())
     values = theta.new_tensor([float(x) for x in p])
-    return float(loss), torch.zeros_like(theta).index_put((torch.tensor(active),), values)
+    return float(loss), torch.zeros_like(theta).index_put((torch.tensor(few),), values)
 
 
 def as_it_stands(theta, posterior, label, alpha, log_q_y):
