@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from wespeaker.losses.collect import Candidates, by_row, collect, columns, inverse_norms, merging_order
+from wespeaker.losses.collect import Candidates, by_row, collect, columns, merging_order
+from wespeaker.losses.cosines import inverse_norms
 from wespeaker.losses.divergence import alpha_divergence
 from wespeaker.losses.screening import nonzero
 
