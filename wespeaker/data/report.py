@@ -26,6 +26,7 @@ class TrainingPart:
 
     num_utts: int
     num_spks: int
+    num_classes: int  # speakers times speeds: with speed perturbation each speed is a speaker of its own
     hours: float
     shortest_sec: float  # shorter utterances are left out
 
@@ -71,7 +72,10 @@ def report_table(report: Report) -> str:
         "channels": ", ".join(f"{number}: {count:,}" for number, count in report.channels.items()),
     }
     if (left := report.training) is not None:
-        rows["for training"] = f"{left.num_utts:,} utterances of {left.num_spks:,} speakers, {left.hours:.2f} hours"
+        rows["for training"] = (
+            f"{left.num_utts:,} utterances of {left.num_spks:,} speakers, {left.hours:.2f} hours; "
+            f"{left.num_classes:,} classes"
+        )
     lines = [report.data_dir, *(f"  {name:<14}{value or '-'}" for name, value in rows.items()), ""]
     if not report.findings:
         return "\n".join([*lines, "nothing to mend"])

@@ -97,7 +97,7 @@ def encode_m4a(wav, m4a):
 
 def test_a_held_out_part_with_trials_of_different_sessions(speech, tmp_path):
     prepare(speech, tmp_path / "out", speaker_from_parent(2), num_test_speakers=3, utts_per_test_speaker=4)
-    whole, train, test = (read_manifest(tmp_path / "out" / name) for name in ("", "train", "test"))
+    whole, train, test = (list(read_manifest(tmp_path / "out" / name)) for name in ("", "train", "test"))
     assert sorted(train + test, key=lambda utt: utt.key) == whole
     assert len({utt.spk for utt in test}) == 3
     assert not {utt.spk for utt in test} & {utt.spk for utt in train}
