@@ -239,8 +239,11 @@ def _write_parts(
     test = [utt for utt in utterances if utt.spk in held_out]
     train = [utt for utt in utterances if utt.spk not in held_out]
     trials = make_trials(test, seed=seed, num_speakers=num_speakers, utts_per_speaker=utts_per_speaker)
-    if not trials.is_target.any():
-        raise InputError(f"there is no pair of utterances of one speaker for trials with {utts_per_speaker} of each")
+    if not trials.is_target.any() or trials.is_target.all():
+        raise InputError(
+            f"{utts_per_speaker} utterances of each test speaker give no trials of both kinds, target and nontarget; "
+            f"raise --utts_per_test_speaker"
+        )
     for name, part in ((TRAIN, train), (TEST, test)):
         write_manifest(output_dir / name, part)
         _log_counts(output_dir / name, part)

@@ -190,6 +190,12 @@ def test_numbers_of_test_speakers_that_cannot_be(speech, tmp_path, number, match
         prepare(speech, tmp_path / "out", speaker_from_parent(2), num_test_speakers=number)
 
 
+def test_one_utterance_of_each_test_speaker_makes_no_target_trial(speech, tmp_path):
+    with pytest.raises(InputError, match=r"^1 utterances .* no trials of both kinds.* raise --utts_per_test_speaker"):
+        prepare(speech, tmp_path / "out", speaker_from_parent(2), num_test_speakers=2, utts_per_test_speaker=1)
+    assert not (tmp_path / "out" / "test").exists()
+
+
 def test_too_few_speakers_for_any_test(tmp_path):
     root = tree(tmp_path / "in", "a/1.wav", "a/2.wav", "b/1.wav", "b/2.wav")
     with pytest.raises(InputError, match=r"2 speakers .* record more speakers, or leave the option out"):
