@@ -152,7 +152,7 @@ class MarginHead(nn.Module):
             margin = self._margin(embeddings, labels)
             if self._may_stream(embeddings) and (streamed := self._stream(embeddings, labels, margin)) is not None:
                 return self._finish(streamed, embeddings, labels)
-            if self.streamable and 1.1 <= self.alpha <= 2.0 and self._chooses_by_size(embeddings):
+            if self.streamable and self.alpha <= 2.0 and self._chooses_by_size(embeddings):
                 return self._finish(self._buffered(embeddings, labels, margin), embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
             target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
