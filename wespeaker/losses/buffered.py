@@ -61,6 +61,8 @@ def buffered_divergence(
     """
     if not 1.0 <= alpha <= 2.0:
         raise ValueError(f"the buffered form needs alpha in [1, 2]; found {alpha}")
+    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+    embeddings = embeddings.to(dtype)  # once, so that the two parts of the gradient are added before they are rounded
     own, prototypes = _Own.apply(embeddings, prototypes, labels, scale)
     target, log_q = place(own / scale)
     target = own if target is None else target
@@ -69,11 +71,10 @@ def buffered_divergence(
     return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, b, scale))
 
 
-def _directions(embeddings: Tensor, prototypes: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return s e/‖e‖ (B, D) in float32 at least, and 1/‖e‖ (B,)."""
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
-    inverse = inverse_norms(embeddings.to(dtype))
-    return embeddings.to(dtype) * (scale * inverse).unsqueeze(1), inverse
+def _directions(embeddings: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return s e/‖e‖ (B, D) and 1/‖e‖ (B,)."""
+    inverse = inverse_norms(embeddings)
+    return embeddings * (scale * inverse).unsqueeze(1), inverse
 
 
 class _Own(torch.autograd.Function):
@@ -87,12 +88,12 @@ class _Own(torch.autograd.Function):
     def forward(
         ctx: Any, embeddings: Tensor, prototypes: Tensor, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        directions, inverse_e = _directions(embeddings, prototypes, scale)
+        directions, inverse_e = _directions(embeddings, scale)
         ours = prototypes.index_select(0, labels).to(directions.dtype)
         inverse_w = inverse_norms(ours)
         own = torch.linalg.vecdot(directions, ours) * inverse_w
         through = prototypes.view_as(prototypes)
-        ctx.save_for_backward(embeddings, labels, directions, ours * inverse_w.unsqueeze(1), inverse_e, inverse_w, own)
+        ctx.save_for_backward(labels, directions, ours * inverse_w.unsqueeze(1), inverse_e, inverse_w, own)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
         if not ctx.needs_input_grad[1]:
@@ -102,7 +103,7 @@ class _Own(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, labels, directions, unit, inverse_e, inverse_w, own = ctx.saved_tensors
+        labels, directions, unit, inverse_e, inverse_w, own = ctx.saved_tensors
         grad_own, of_prototypes = grads
         grad = (torch.zeros_like(own) if grad_own is None else grad_own).unsqueeze(1)
         along = (own / ctx.scale).unsqueeze(1)
@@ -110,7 +111,7 @@ class _Own(torch.autograd.Function):
         if of_prototypes is not None:
             of_ours = grad * (directions - own.unsqueeze(1) * unit) * inverse_w.unsqueeze(1)
             of_prototypes.index_add_(0, labels, of_ours.to(of_prototypes.dtype))
-        return of_embeddings.to(embeddings.dtype), of_prototypes, None, None
+        return of_embeddings, of_prototypes, None, None
 
 
 class _Loss(torch.autograd.Function):
@@ -127,7 +128,7 @@ class _Loss(torch.autograd.Function):
         b: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        directions, inverse_e = _directions(embeddings, prototypes, scale)
+        directions, inverse_e = _directions(embeddings, scale)
         own = _OwnClass(target.double(), log_q.double(), b)
         tiles = _Tiles(directions.new_empty(len(prototypes), len(labels)), b)
         inverse_w, correct, tau = _write(tiles, prototypes, directions, labels, own)
@@ -138,9 +139,7 @@ class _Loss(torch.autograd.Function):
         support = sums.support.nan_to_num().long() if b > 0.0 else torch.full_like(labels, len(prototypes))
 
         p_y = p_y.to(target.dtype)
-        ctx.save_for_backward(
-            embeddings, prototypes, directions, inverse_e, inverse_w, tiles.buffer, tau, sums.total, p_y, log_q
-        )
+        ctx.save_for_backward(prototypes, directions, inverse_e, inverse_w, tiles.buffer, tau, sums.total, p_y, log_q)
         ctx.b, ctx.scale = b, scale
         ctx.mark_non_differentiable(support, correct, p_y)
         return loss, support, correct, p_y
@@ -148,7 +147,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, prototypes, directions, inverse_e, inverse_w, buffer, tau, total, p_y, log_q = ctx.saved_tensors
+        prototypes, directions, inverse_e, inverse_w, buffer, tau, total, p_y, log_q = ctx.saved_tensors
         tiles = _Tiles(buffer, ctx.b)
         factor = (grads[0] / total).to(buffer.dtype).unsqueeze(1)
         weighted = directions * factor
@@ -170,7 +169,7 @@ class _Loss(torch.autograd.Function):
         unit = directions / ctx.scale
         towards *= factor
         towards -= unit * torch.linalg.vecdot(towards, unit).unsqueeze(1)
-        of_embeddings = (ctx.scale * towards * inverse_e.unsqueeze(1)).to(embeddings.dtype)
+        of_embeddings = ctx.scale * towards * inverse_e.unsqueeze(1)
         of_log_q = (p_y.pow(1.0 + ctx.b) - 1.0) * torch.exp(-ctx.b * log_q) / (1.0 + ctx.b) * grads[0]
         return of_embeddings, of_prototypes, (p_y - 1.0) * grads[0], of_log_q, None, None, None
 

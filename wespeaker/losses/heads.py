@@ -80,7 +80,8 @@ class MarginHead(nn.Module):
             class's cosine is the largest of the K (WeSpeaker's layout).
         form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
             "auto" streams where this very batch turns out sparse enough for it to be the faster one (on a CPU; on
-            other devices it is "dense", since nothing was timed there). All give the same numbers.
+            other devices it is "dense", since nothing was timed there). All give the same numbers; with few classes
+            "dense" can be differentiated any number of times, otherwise once.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
