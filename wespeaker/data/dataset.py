@@ -38,6 +38,13 @@ def make_fbank(args: DatasetArgs) -> Fbank:
     )
 
 
+def shortest_sec(args: DatasetArgs) -> float:
+    """Return how long an utterance must be for training, in seconds; 0 where none is left out."""
+    if not args.filter:
+        return 0.0
+    return make_fbank(args).num_samples(max(1, args.filter_args.min_num_frames)) / args.resample_rate
+
+
 def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Utterance]:
     """Read a raw.list or shard.list and leave out what is too short.
 
@@ -46,17 +53,13 @@ def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Ut
 
     """
     utterances = READERS[data_type](path)
-    if args.filter:
-        fbank = make_fbank(args)
-        shortest = fbank.num_samples(max(1, args.filter_args.min_num_frames)) / args.resample_rate
-        kept = [utt for utt in utterances if utt.seconds >= shortest]
-        if len(kept) < len(utterances):
-            short = [utt.key for utt in utterances if utt.seconds < shortest]
-            logger.info(
-                "left out %d of %d utterances shorter than %.2f s (filter_args.min_num_frames): %s",
-                len(short), len(utterances), shortest, listing(short, 3),
-            )  # fmt: skip
-        utterances = kept
+    shortest = shortest_sec(args)
+    if short := [utt.key for utt in utterances if utt.seconds < shortest]:
+        logger.info(
+            "left out %d of %d utterances shorter than %.2f s (filter_args.min_num_frames): %s",
+            len(short), len(utterances), shortest, listing(short, 3),
+        )  # fmt: skip
+        utterances = [utt for utt in utterances if utt.seconds >= shortest]
     if len({utt.spk for utt in utterances}) < 2:
         raise InputError(f"{path}: training needs utterances of at least two speakers, {len(utterances)} are left")
     return sorted(utterances, key=lambda utt: utt.key)

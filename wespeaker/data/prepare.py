@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -63,8 +63,10 @@ def prepare_corpora(
     """
     if corpora.voxceleb1 is None or corpora.voxceleb2 is None:
         raise InputError("the folders of both VoxCeleb1 and VoxCeleb2 are needed; give --voxceleb1 and --voxceleb2")
-    named = _named_corpora(output_dir, corpora)
-    collect = partial(_collect, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share)
+    named = name_corpora(output_dir, vars(corpora))
+    collect = partial(
+        collect_utterances, speaker_of=_speaker, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share
+    )
     vox2 = dict(find_speech(corpora.voxceleb2))
     train = {key: path for key, path in vox2.items() if not in_test_part(path, corpora.voxceleb2)}
     dev = {key: path for key, path in vox2.items() if key not in train}
@@ -89,35 +91,55 @@ def prepare_corpora(
     else:
         logger.info("VoxCeleb2's test part is not there; dev trials are of vox1: to watch by, not to choose by")
         write_kaldi_trials(output_dir / "vox1" / DEV_TRIALS, make_dev_trials(test_utts, seed=seed))
-    if corpora.musan is not None:
-        root = noise_root(corpora.musan)
+    prepare_banks(output_dir, musan=corpora.musan, rirs=corpora.rirs, rate=rate)
+
+
+def prepare_banks(output_dir: Path, *, musan: Path | None, rirs: Path | None, rate: int) -> None:
+    """Write the manifests of noises and room responses, ``musan`` and ``rirs``, where their folders are given.
+
+    Raises:
+        InputError: a file has another sample rate than ``rate``, or there is none.
+
+    """
+    if musan is not None:
+        root = noise_root(musan)
         files = (path for kind in NOISE_KINDS for path in find_files(root / kind, (".wav", ".flac")))
         _write_bank(output_dir / "musan", root, files, rate=rate)
-    if corpora.rirs is not None:
-        root = rirs_root(corpora.rirs)
+    if rirs is not None:
+        root = rirs_root(rirs)
         _write_bank(output_dir / "rirs", root, find_files(root / "simulated_rirs", (".wav", ".flac")), rate=rate)
 
 
-def _named_corpora(output_dir: Path, corpora: Corpora) -> dict[str, str]:
-    """Return which corpora a data folder is made from; refuse to mix two in one folder."""
+def name_corpora(output_dir: Path, folders: Mapping[str, Path | None]) -> dict[str, str]:
+    """Return which folders a data folder is made from; refuse to mix two corpora in one data folder.
+
+    Raises:
+        InputError: ``CORPORA_FILE`` in ``output_dir`` names another folder.
+
+    """
     stamp = output_dir / CORPORA_FILE
-    named = {name: str(path.resolve()) for name, path in vars(corpora).items() if path is not None}
+    named = {name: str(path.resolve()) for name, path in folders.items() if path is not None}
     if stamp.exists():
         before = read_pairs(stamp, "the corpora of this data folder")
         changed = [name for name in named if before.get(name, named[name]) != named[name]]
         if changed:
             raise InputError(
                 f"{output_dir} was prepared from {changed[0]} {before[changed[0]]}, now it is {named[changed[0]]}; "
-                f"give another data folder with --data, or remove this one"
+                f"give another data folder, or remove this one"
             )
         named = {**before, **named}
     return named
 
 
+def _speaker(key: str) -> str:
+    """Return the speaker of a key of VoxCeleb."""
+    return key.split("/", 1)[0]
+
+
 def _check_disjoint(train: Iterable[str], others: dict[str, Iterable[str]]) -> None:
-    speakers = {key.split("/", 1)[0] for key in train}
+    speakers = {_speaker(key) for key in train}
     for name, keys in others.items():
-        both = sorted(speakers & {key.split("/", 1)[0] for key in keys})
+        both = sorted(speakers & {_speaker(key) for key in keys})
         if both:
             raise InputError(f"{len(both)} speakers are in the training set and in {name}: {listing(both)}")
 
@@ -138,11 +160,33 @@ def _read_lists(root: Path, test: dict[str, Path]) -> dict[str, Trials]:
     return lists
 
 
-def _collect(
-    files: dict[str, Path], folder: Path, *, num_threads: int, rate: int, max_bad_share: float
+def collect_utterances(
+    files: dict[str, Path],
+    folder: Path,
+    *,
+    speaker_of: Callable[[str], str],
+    num_threads: int,
+    rate: int,
+    max_bad_share: float,
 ) -> list[Utterance]:
-    """Read the header of each file, decode those that soundfile does not read, and write the manifest."""
-    read = partial(_prepare_utterance, wav_dir=folder / "wav", rate=rate)
+    """Read the header of each file, decode those that soundfile does not read, and write the manifest.
+
+    Args:
+        files: key to audio file.
+        folder: the data set; decoded audio goes to ``wav`` in it.
+        speaker_of: gives the speaker of a key.
+        num_threads: files read or decoded at a time.
+        rate: sample rate in Hz that m4a is decoded to.
+        max_bad_share: share of unreadable files up to which they are left out and named in ``bad.txt``.
+
+    Returns:
+        The utterances of the readable files, in the order of ``files``.
+
+    Raises:
+        InputError: more files than that cannot be read; the first are named.
+
+    """
+    read = partial(_prepare_utterance, speaker_of=speaker_of, wav_dir=folder / "wav", rate=rate)
     good, bad = _map_files(read, list(files.items()), num_threads=num_threads, desc=f"reading {folder.name}")
     if len(bad) > max_bad_share * len(files):
         raise InputError(
@@ -156,7 +200,9 @@ def _collect(
     return good
 
 
-def _prepare_utterance(item: tuple[str, Path], *, wav_dir: Path, rate: int) -> Utterance:
+def _prepare_utterance(
+    item: tuple[str, Path], *, speaker_of: Callable[[str], str], wav_dir: Path, rate: int
+) -> Utterance:
     key, path = item
     if path.suffix.lower() == ".m4a":
         wav = wav_dir / key
@@ -164,7 +210,7 @@ def _prepare_utterance(item: tuple[str, Path], *, wav_dir: Path, rate: int) -> U
             decode_to_wav(path, wav, rate=rate)
         path = wav
     source = AudioSource(str(path.resolve()))
-    return Utterance(key, key.split("/", 1)[0], source, audio_length(source))
+    return Utterance(key, speaker_of(key), source, audio_length(source))
 
 
 def _map_files(
@@ -212,19 +258,35 @@ def _write_bank(folder: Path, root: Path, files: Iterable[Path], *, rate: int) -
 
 
 def make_dev_trials(utterances: Sequence[Utterance], *, seed: int) -> Trials:
-    """Draw speakers and utterances and pair all of them; targets come from different sessions where there are two.
+    """Make the trials that show the progress of training: at most 51,040, of 40 speakers with 8 utterances each."""
+    return make_trials(utterances, seed=seed, num_speakers=DEV_SPEAKERS, utts_per_speaker=DEV_UTTS_PER_SPEAKER)
+
+
+def make_trials(utterances: Sequence[Utterance], *, seed: int, num_speakers: int, utts_per_speaker: int) -> Trials:
+    """Draw speakers and utterances and pair all of them.
+
+    A session is the folder in the key (VoxCeleb's video). Where a speaker has two, no trial is of one session:
+    same-session targets are told by their channel.
+
+    Args:
+        utterances: to draw from.
+        seed: of the draws.
+        num_speakers: draw at most so many speakers.
+        utts_per_speaker: draw at most so many utterances of each.
 
     Returns:
-        All pairs of the at most ``DEV_SPEAKERS * DEV_UTTS_PER_SPEAKER`` utterances that were drawn.
+        The pairs; there is no target trial where no speaker has two utterances.
 
     """
     by_speaker: dict[str, list[str]] = {}
     for utt in sorted(utterances, key=lambda utt: utt.key):
         by_speaker.setdefault(utt.spk, []).append(utt.key)
     rng = generator(seed, "dev trials")
-    speakers = rng.permutation(sorted(by_speaker))[:DEV_SPEAKERS]
-    keys = [str(key) for spk in speakers for key in rng.permutation(by_speaker[str(spk)])[:DEV_UTTS_PER_SPEAKER]]
-    spk, session = (np.array([key.rsplit("/", depth)[0] for key in keys]) for depth in (2, 1))
+    chosen = [str(spk) for spk in rng.permutation(sorted(by_speaker))[:num_speakers]]
+    drawn = [(spk, str(key)) for spk in chosen for key in rng.permutation(by_speaker[spk])[:utts_per_speaker]]
+    keys = [key for _, key in drawn]
+    spk = np.array([spk for spk, _ in drawn])
+    session = np.array([key.rsplit("/", 1)[0] for key in keys])
     enroll, test = np.triu_indices(len(keys), k=1)
     is_target = spk[enroll] == spk[test]
     across = session[enroll] != session[test]

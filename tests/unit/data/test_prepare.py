@@ -56,7 +56,7 @@ def test_a_second_call_gives_the_same_and_other_corpora_are_refused(corpora, own
     before = {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
     prepare(corpora, tmp_path / "d")
     assert before == {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match=r"was prepared from .* give another data folder with --data"):
+    with pytest.raises(InputError, match=r"was prepared from .* give another data folder, or remove"):
         prepare(own_corpora, tmp_path / "d")
 
 
