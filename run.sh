@@ -19,6 +19,7 @@ data=                           # data folder; default data/mini or data
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
+shard_format=wav                # wav or flac (half the disk, slower to read)
 gpus=                           # such as "[0,1]": one training process on each; default: one process, on a GPU if there is one
 nproc=1                         # training processes when no GPUs are named
 nj=                             # parallel jobs of preparation; default: number of cores
@@ -122,7 +123,7 @@ fi
 
 if begin 2 "training data as $data_type"; then
   case $data_type in
-    shard) python tools/make_shards.py --data_dir "$data/vox2_dev" ;;
+    shard) python tools/make_shards.py --data_dir "$data/vox2_dev" --format "$shard_format" --nj "$nj" ;;
     raw) python tools/make_raw_list.py --data_dir "$data/vox2_dev" ;;
   esac
 fi
