@@ -65,6 +65,7 @@ done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
 [ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5"
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
+case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
 case $corpus in
   mini)
     [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "folders of corpora go with --corpus voxceleb"

@@ -36,7 +36,8 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
     # Not fork: this process may have threads. A fork server imports the module once, spawn in every process.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([getattr(function, "func", function).__module__])
+    if method == "forkserver":
+        context.set_forkserver_preload([getattr(function, "func", function).__module__])
     pending: deque[Future[Result]] = deque()
     pool = ProcessPoolExecutor(num_jobs, mp_context=context, initializer=_end_with_parent)
     try:

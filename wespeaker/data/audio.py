@@ -158,6 +158,8 @@ def quick_header(source: AudioSource) -> AudioHeader | None:
             return AudioHeader(sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype)
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist") from error
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from error
     except _UnknownToSndfile:
         return None
 

@@ -7,9 +7,10 @@ utterance would be copied in every process as soon as its reference count is tou
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -83,19 +84,18 @@ class Texts(Sequence[str]):
         at = index % len(self)
         return self.blob[int(self.ends[at - 1]) if at else 0 : end].decode()
 
-    def padded(self, rows: np.ndarray | None = None) -> np.ndarray:
+    def padded(self) -> np.ndarray:
         """Return the bytes of the texts, (N,) of numpy's type ``S``, which sorts as the texts do."""
         lengths = np.diff(self.ends, prepend=0)
-        rows = np.arange(len(self)) if rows is None else rows
-        width = max(1, int(lengths.max(initial=1)))
+        width = int(lengths.max(initial=1))
         block = np.frombuffer(self.blob, np.uint8)
-        padded = np.zeros((len(rows), width), np.uint8)
-        step = max(1, _BLOCK // width)
-        for first in range(0, len(rows), step):
-            some = rows[first : first + step]
-            inside = np.arange(width) < lengths[some, None]
-            places = (self.ends[some] - lengths[some])[:, None] + np.arange(width)
-            padded[first : first + step][inside] = block[places[inside]]
+        padded = np.zeros((len(self), width), np.uint8)
+        start, step = 0, max(1, _BLOCK // width)
+        for first in range(0, len(self), step):
+            inside = np.arange(width) < lengths[first : first + step, None]
+            end = start + int(np.count_nonzero(inside))
+            padded[first : first + step][inside] = block[start:end]
+            start = end
         return padded.view(f"S{width}").reshape(-1)
 
     def take(self, rows: np.ndarray) -> Texts:
@@ -103,7 +103,7 @@ class Texts(Sequence[str]):
         lengths = np.diff(self.ends, prepend=0)
         block = np.frombuffer(self.blob, np.uint8)
         parts = []
-        step = max(1, _BLOCK // max(1, int(lengths.max(initial=1))))
+        step = max(1, _BLOCK // int(lengths.max(initial=1)))
         for first in range(0, len(rows), step):
             some = rows[first : first + step]
             counts = lengths[some]
@@ -172,26 +172,41 @@ class UtteranceTable(Sequence[Utterance]):
         return _with_speakers_in_order(self.keys.take(rows), self.speakers, self.files, self.rows[rows])
 
 
-@dataclass
+class _GrowingTexts:
+    """Strings that are appended to one block of memory."""
+
+    def __init__(self) -> None:
+        self._blob, self._ends, self._last = bytearray(), array("q"), ""
+
+    def append(self, text: str) -> None:
+        self._blob += text.encode()
+        self._ends.append(len(self._blob))
+        self._last = text
+
+    def index_of_last(self, text: str) -> int:
+        """Return the index of ``text``, which is appended unless it was the last."""
+        if not self._ends or text != self._last:
+            self.append(text)
+        return len(self._ends) - 1
+
+    def texts(self) -> Texts:
+        return Texts(bytes(self._blob), np.array(self._ends, np.int64))
+
+
 class TableBuilder:
     """Makes a table of utterances that come one by one, in any order."""
 
-    _rows: bytearray = field(default_factory=bytearray)
-    _keys: bytearray = field(default_factory=bytearray)
-    _ends: list[int] = field(default_factory=list)
-    _speakers: dict[str, int] = field(default_factory=dict)
-    _files: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._rows, self._keys, self._files = bytearray(), _GrowingTexts(), _GrowingTexts()
+        self._speakers: dict[str, int] = {}
 
     def add(self, utt: Utterance) -> None:
         """Append one."""
         source = utt.source
-        if not self._files or self._files[-1] != source.path:
-            self._files.append(source.path)
-        self._keys += utt.key.encode()
-        self._ends.append(len(self._keys))
+        self._keys.append(utt.key)
         self._rows += _PACK.pack(
             self._speakers.setdefault(utt.spk, len(self._speakers)),
-            len(self._files) - 1,
+            self._files.index_of_last(source.path),
             source.offset,
             WHOLE if source.size is None else source.size,
             *utt.length,
@@ -205,9 +220,8 @@ class TableBuilder:
             InputError: a key came twice.
 
         """
-        keys = Texts(bytes(self._keys), np.array(self._ends, np.int64))
-        rows = np.frombuffer(bytes(self._rows), ROW)
-        return _sorted_table(keys, list(self._speakers), Texts.of(self._files), rows)
+        rows = np.frombuffer(self._rows, ROW)
+        return _sorted_table(self._keys.texts(), list(self._speakers), self._files.texts(), rows)
 
 
 def make_table(utterances: Iterable[Utterance]) -> UtteranceTable:
@@ -237,9 +251,8 @@ def merge_tables(tables: Iterable[UtteranceTable]) -> UtteranceTable:
     rows, keys, ends = bytearray(), bytearray(), bytearray()
     for table in tables:
         part = table.rows.copy()
-        part["spk"] = np.array([speakers.setdefault(spk, len(speakers)) for spk in table.speakers], np.int32)[
-            part["spk"]
-        ]
+        labels = np.array([speakers.setdefault(spk, len(speakers)) for spk in table.speakers], np.int32)
+        part["spk"] = labels[part["spk"]]
         part["file"] += len(files)
         rows += part.tobytes()
         ends += (table.keys.ends + len(keys)).tobytes()

@@ -59,6 +59,8 @@ def test_the_first_channel_is_read(tmp_path, wav):
 def test_bad_files_name_themselves(tmp_path, wav):
     with pytest.raises(InputError, match=r"no\.wav does not exist"):
         audio_length(AudioSource(str(tmp_path / "no.wav")))
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        audio_length(AudioSource(str(tmp_path)))
     garbage = tmp_path / "garbage.wav"
     garbage.write_bytes(b"this is not audio" * 100)
     with pytest.raises(InputError, match=r"garbage\.wav cannot be read as audio"):

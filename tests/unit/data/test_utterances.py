@@ -60,6 +60,14 @@ def test_order_is_that_of_python_for_any_text():
     assert list(Texts.of(keys).take(rows)) == [keys[i] for i in rows]
 
 
+def test_a_table_of_nothing():
+    table = make_table([])
+    assert (len(table), table.speakers, list(merge_tables([table, table]))) == (0, [], [])
+    assert table.find("a") is None
+    with pytest.raises(IndexError):
+        table[0]
+
+
 def test_it_survives_pickling():
     """As loader processes need where they are spawned, not forked."""
     assert list(pickle.loads(pickle.dumps(make_table(UTTS)))) == list(make_table(UTTS))
