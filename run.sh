@@ -7,15 +7,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # Options: `--name value` sets a variable of this block. The text after # is the help.
 stage=0                         # first stage
 stop_stage=5                    # last stage
-corpus=mini                     # mini: generated here; voxceleb: the folders named by the four options below
-config=                         # experiment; default conf/mini_qmargin.yaml or conf/resnet34_qmargin.yaml
+corpus=mini                     # mini: generated here; voxceleb: the four folders named below; own: --data made by tools/prepare_data.py
+config=                         # experiment; default conf/{mini,resnet34,real_small}_qmargin.yaml
 voxceleb1=                      # folder of VoxCeleb1 with its trial lists
 voxceleb2=                      # folder of VoxCeleb2
 musan=                          # folder of MUSAN
 rirs=                           # folder of RIRS_NOISES
 set=                            # changes to the config, such as "num_epochs=20 dataset_args.num_frms=300"
 exp_dir=                        # run folder, instead of the config's exp_dir
-data=                           # data folder; default data/mini or data
+data=                           # data folder; default data/mini, data or data/own
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
@@ -66,6 +66,7 @@ done
 [ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5"
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
 case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
+train_set=vox2_dev test_set=vox1 # folders in the data folder
 case $corpus in
   mini)
     [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "folders of corpora go with --corpus voxceleb"
@@ -82,7 +83,21 @@ case $corpus in
     far=${far:-"1e-2 1e-3 1e-4 1e-5"}
     note=
     ;;
-  *) fail "--corpus must be mini or voxceleb, found '$corpus'" ;;
+  own)
+    [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "with --corpus own, tools/prepare_data.py takes the folders"
+    config=${config:-conf/real_small_qmargin.yaml}
+    data=${data:-data/own}
+    far=${far:-"1e-1 1e-2 1e-3"}
+    note=
+    train_set=train test_set=test
+    for name in "$train_set" "$test_set"; do
+      [ -e "$data/$name/wav.scp" ] || fail "there is no $data/$name; make it with tools/prepare_data.py" \
+        "--wav_dir DIR --spk_from parent --num_test_speakers N --output_dir $data"
+    done
+    [ "$stop_stage" -ge 2 ] || fail "with --corpus own, tools/prepare_data.py is stages 0 and 1"
+    [ "$stage" -ge 2 ] || stage=2
+    ;;
+  *) fail "--corpus must be mini, voxceleb or own, found '$corpus'" ;;
 esac
 
 # shellcheck source=path.sh
@@ -124,8 +139,8 @@ fi
 
 if begin 2 "training data as $data_type"; then
   case $data_type in
-    shard) python tools/make_shards.py --data_dir "$data/vox2_dev" --format "$shard_format" --nj "$nj" ;;
-    raw) python tools/make_raw_list.py --data_dir "$data/vox2_dev" ;;
+    shard) python tools/make_shards.py --data_dir "$data/$train_set" --format "$shard_format" --nj "$nj" ;;
+    raw) python tools/make_raw_list.py --data_dir "$data/$train_set" ;;
   esac
 fi
 
@@ -139,10 +154,10 @@ if begin 3 "training in $exp_dir"; then
   [ -z "$gpus" ] || device=cuda
   launcher=(python)
   [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
-  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type" --device "$device")
+  train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device")
   [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
   [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
-  for name in vox1 vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
+  for name in "$test_set" vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
     [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
   done
   [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
@@ -154,18 +169,18 @@ if begin 4 "average and embeddings"; then
     python tools/average_model.py --exp_dir "$exp_dir" --num_avg "$num_avg"
     checkpoint=$exp_dir/models/avg_model.pt
   fi
-  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/vox2_dev" "$data/vox1" --checkpoint "$checkpoint"
+  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/$train_set" "$data/$test_set" --checkpoint "$checkpoint"
 fi
 
 if begin 5 "scores"; then
   lists=()
   if [ ${#trials[@]} -eq 0 ]; then
-    lists=("$data"/vox1/trials/*.kaldi)
+    lists=("$data/$test_set"/trials/*.kaldi)
   else
-    for name in "${trials[@]}"; do lists+=("$data/vox1/trials/${name%.kaldi}.kaldi"); done
+    for name in "${trials[@]}"; do lists+=("$data/$test_set/trials/${name%.kaldi}.kaldi"); done
   fi
-  python tools/score.py --embeddings "$exp_dir/embeddings/vox1/xvector.scp" --trials "${lists[@]}" \
-    --mean_vec "$exp_dir/embeddings/vox2_dev/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
+  python tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
+    --mean_vec "$exp_dir/embeddings/$train_set/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
     ${note:+--note "$note"}
 fi
 echo "run.sh: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -4,7 +4,7 @@ Reading the list, cosine scores after mean subtraction, and EER, minDCF and TAR 
 trials of 137,924 utterances with 256 numbers each. The baselines read, look up, subtract and compare one trial at a
 time, with numpy or with scikit-learn's ``cosine_similarity`` on two vectors (WeSpeaker's way); they are timed on the
 first trials, extrapolated to all, and spared the metrics. One thread, one process, taken in turn after a warm-up;
-CPU time, median and quartiles. Run it from the repository root: python bench/bench_scoring.py [--rounds 5]
+CPU time, medians. Run it from the repository root: python bench/bench_scoring.py [--rounds 5]
 """
 
 from __future__ import annotations
@@ -14,26 +14,21 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from measuring import Row, cpu_seconds, ratios, record
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from wespeaker.data.trials import Trials, read_trials, write_kaldi_trials  # noqa: E402
-from wespeaker.eval.metrics import error_tradeoff  # noqa: E402
-from wespeaker.eval.scoring import cosine_scores, error_rates  # noqa: E402
+from wespeaker.data.trials import Trials, read_trials, write_kaldi_trials
+from wespeaker.eval.metrics import error_tradeoff
+from wespeaker.eval.scoring import cosine_scores, error_rates
 
 NUM_TRIALS, NUM_UTTS, UTTS_PER_SPK, EMBED_DIM = 550_894, 137_924, 110, 256
 GOAL = 50.0  # times the speed of a scikit-learn call per trial
@@ -73,12 +68,6 @@ def one_by_one(
             enroll, test, _ = line.split()
             scores.append(cosine(table[enroll] - mean, table[test] - mean))
     return scores
-
-
-def cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def main() -> None:
@@ -121,27 +110,22 @@ def main() -> None:
                 spent = cpu_seconds(lambda c=cosine, n=num: one_by_one(path, table, mean, cosine=c, num=n))
                 seconds[name].append(spent * NUM_TRIALS / num)
 
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    revision = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "none"
-    where = {"numpy": np.__version__, "threads": 1, "revision": revision, "rounds": rounds}
-    where |= {"num_trials": NUM_TRIALS, "num_utts": NUM_UTTS, "embed_dim": EMBED_DIM}
-    results = ROOT / "bench" / "results" / "scoring.jsonl"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    medians: dict[str, float] = {}
-    with results.open("a") as file:
+    def rows() -> Iterator[Row]:
         for name, spent in seconds.items():
-            ratios = [a / b for a, b in zip(spent, seconds["in blocks"], strict=True)]
-            low, _, high = statistics.quantiles(ratios, n=4)
-            medians[name] = statistics.median(ratios)
-            row: dict[str, object] = {"how": name, "cpu_s": round(statistics.median(spent), 3)}
+            row: Row = {"how": name, "cpu_s": round(statistics.median(spent), 3)}
             if name in baselines:
                 row["extrapolated_from_trials"] = baselines[name][1]
             else:
                 row |= {f"{part}_s": round(statistics.median(values), 3) for part, values in parts.items()}
                 row["peak_mb_beside_embeddings"] = round(peak_mb)
-            row |= {"times_as_long": round(medians[name], 1), "quartiles": [round(low, 1), round(high, 1)]}
-            file.write(json.dumps(row | where) + "\n")
-            print(", ".join(f"{key} {value}" for key, value in row.items()))
+            row["times_as_long"], row["span"] = ratios(spent, seconds["in blocks"])
+            yield row
+
+    where = {"rounds": rounds, "num_trials": NUM_TRIALS, "num_utts": NUM_UTTS, "embed_dim": EMBED_DIM}
+    medians = {}
+    for row in record("scoring", rows(), numpy=np.__version__, **where):
+        medians[row["how"]] = row["times_as_long"]
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
     print(
         f"scoring: {medians['scikit-learn, one by one']:.0f}x (goal >= {GOAL:g}x, extrapolated; see also the numpy row)"
     )

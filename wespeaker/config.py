@@ -187,6 +187,10 @@ class Config(Section):
                 f"scheduler_args.warm_up_epoch ({self.scheduler_args.warm_up_epoch:g}) "
                 f"must not exceed num_epochs ({self.num_epochs})"
             )
+        if self.projection_args.get("weight_grad") == "sparse" and self.optimizer != "SGD":
+            problems.append(
+                f"projection_args.weight_grad: sparse needs optimizer SGD, which takes it; found {self.optimizer}"
+            )
         problems += self._margin_problems()
         if problems:
             raise ValueError("; ".join(problems))

@@ -1,24 +1,13 @@
 """Losses: a margin × a divergence. Q-Margin, the margins of the field, and the binary losses; see PROJECT_TYPES."""
 
+from wespeaker.losses.cosines import scaled_cosines
 from wespeaker.losses.divergence import (
     AlphaDivergence,
     alpha_divergence,
     alpha_divergence_loss,
     alpha_softargmax,
 )
-from wespeaker.losses.heads import (
-    PROJECT_TYPES,
-    BinaryHead,
-    Head,
-    HeadOutput,
-    MarginHead,
-    ProjectType,
-    SoftmaxHead,
-    build_head,
-    check_margin,
-    scaled_cosines,
-    validate_projection_args,
-)
+from wespeaker.losses.heads import BinaryHead, Head, HeadOutput, MarginHead, SoftmaxHead, build_head
 from wespeaker.losses.margins import (
     adaface_margin,
     angular_margin,
@@ -30,6 +19,7 @@ from wespeaker.losses.margins import (
     zero_loss_gap,
 )
 from wespeaker.losses.prototypes import forget_momentum
+from wespeaker.losses.registry import PROJECT_TYPES, ProjectType, check_margin, validate_projection_args
 from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
 
 __all__ = [

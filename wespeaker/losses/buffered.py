@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wespeaker.losses.collect import CHUNK_CLASSES, inverse_norms
+from wespeaker.losses.collect import CHUNK_CLASSES
+from wespeaker.losses.cosines import inverse_norms
 
 SAMPLE_CLASSES = 1024
 # Steps shrink quadratically: after one of 3e-4 windows the distance to the root is near 1e-7 of them.

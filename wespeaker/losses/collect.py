@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from wespeaker.losses import normalizer
+from wespeaker.losses.cosines import inverse_norms
 from wespeaker.losses.normalizer import Rows
 from wespeaker.losses.screening import Screen, nonzero
 
@@ -179,13 +180,6 @@ def _block_maxima(tile: Tensor) -> Tensor:
     if n < 64:
         return tile.T.contiguous()
     return tile[: n // 8 * 8].view(8, n // 8, batch).amax(0).T.contiguous()
-
-
-def inverse_norms(x: Tensor) -> Tensor:
-    """Return 1/‖x‖ of each row of x (N, D), 0 for one shorter than 1e-12, which has no direction, NaN for infinity."""
-    norm = torch.linalg.vector_norm(x, dim=1)
-    norm.masked_fill_(norm == math.inf, math.nan)
-    return norm.reciprocal().masked_fill_(norm < 1e-12, 0.0)
 
 
 def by_row(rows: Tensor, batch: int) -> tuple[Tensor, Tensor]:

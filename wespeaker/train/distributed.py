@@ -69,6 +69,14 @@ def mean_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     return values
 
 
+def max_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Return the largest value of a tensor over all processes; one all-reduce of its size."""
+    if ranks.world_size > 1:
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
 def wait_for_all(ranks: Ranks) -> None:
     """Wait until every process is here."""
     if ranks.world_size > 1:

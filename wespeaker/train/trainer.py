@@ -25,15 +25,19 @@ from wespeaker.data.dataset import Batch, TrainingSet, collate, read_training_li
 from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError
-from wespeaker.losses import HeadOutput, RowSparseSGD, forget_momentum
+from wespeaker.losses import Head, RowSparseSGD, forget_momentum
 from wespeaker.progress import progress
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, schedules
 from wespeaker.train.dev import DevTrials, dev_eer
-from wespeaker.train.distributed import Ranks, mean_over_ranks, wait_for_all
+from wespeaker.train.distributed import Ranks, wait_for_all
+from wespeaker.train.meter import Meter
 from wespeaker.train.runlog import MetricsFile, log_to_file, open_run_folder
 
 logger = logging.getLogger(__name__)
+
+# Cosine gaps between the label and the nearest other class above this are hardly ever seen.
+LARGEST_GAP = 1.0
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"SGD": RowSparseSGD, "AdamW": torch.optim.AdamW}
 
@@ -61,6 +65,8 @@ def train(config: Config, data: TrainingData, *, dev: DevTrials | None, ranks: R
         InputError: data or folder do not fit the config, or the loss is not finite.
 
     """
+    if ranks.world_size > 1 and config.projection_args.get("weight_grad") == "sparse":
+        raise InputError("projection_args.weight_grad: sparse is for a run of one process; give dense for several")
     dataset = _training_set(config, data)  # first, so that bad data leaves no run folder behind
     folder = Path(config.exp_dir)
     if ranks.first:
@@ -85,38 +91,6 @@ def _training_set(config: Config, data: TrainingData) -> TrainingSet:
         rate=args.resample_rate,
     )
     return TrainingSet(utterances, args, augmenter, seed=config.seed)
-
-
-class _Meter:
-    """Running sums between two rows of metrics.jsonl; nothing is copied from the device before the row is due."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self._ranks.device)  # loss, correct, support
-        self._examples, self._waited, self._started = 0, 0.0, time.perf_counter()
-
-    def update(self, out: HeadOutput, waited: float) -> None:
-        sums = [out.per_sample.detach().double().sum(), out.correct.double().sum(), out.support.double().sum()]
-        self._sums += torch.stack(sums)
-        self._examples += len(out.per_sample)
-        self._waited += waited
-
-    def row(self) -> dict[str, float]:
-        """Return means over all ranks since the last call."""
-        loss, accuracy, support = mean_over_ranks(self._sums / max(1, self._examples), self._ranks).tolist()
-        seconds = time.perf_counter() - self._started
-        row = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "support": support,
-            "utt_per_sec": self._examples * self._ranks.world_size / seconds,
-            "data_wait": self._waited / seconds,
-        }
-        self._clear()
-        return row
 
 
 class _Run:
@@ -146,6 +120,11 @@ class _Run:
             config.scheduler_args, world_size=ranks.world_size, batch_size=config.dataloader_args.batch_size
         )
 
+    @property
+    def _head(self) -> Head:
+        assert self.net.projection is not None
+        return self.net.projection
+
     def go(self) -> None:
         """Take the steps that are left."""
         self._announce()
@@ -156,7 +135,7 @@ class _Run:
             MetricsFile(Path(self.config.exp_dir) / "metrics.jsonl", last_step=self.step) if self.ranks.first else None
         )
         network = self._parallel()
-        meter = _Meter(self.ranks)
+        meter = Meter(self.ranks)
         with self._bar() as bar:
             for batch, waited in self._batches():
                 if self.step % self.steps_per_epoch == 0:
@@ -179,7 +158,7 @@ class _Run:
                         self._show(row, bar)
                     if epoch_ends:
                         self._save()
-                        meter = _Meter(self.ranks)
+                        meter = Meter(self.ranks)
 
     def _announce(self) -> None:
         peak = schedules.peak_learning_rate(
@@ -200,8 +179,26 @@ class _Run:
             self.config.dataloader_args.batch_size, self.ranks.world_size, self.ranks.device.type,
         )  # fmt: skip
         logger.info("effective peak learning rate %.4g (scale_ratio %.4g)", peak, self.scale)
+        self._announce_gap()
         if self.step:
             logger.info("going on after step %d (epoch %.2f)", self.step, self.step / self.steps_per_epoch)
+
+    def _announce_gap(self) -> None:
+        """Say from which gap of cosines on the final margin lets a sample rest, and warn where there is none."""
+        margin = schedules.margin(self.num_steps, self.config.margin_update, steps_per_epoch=self.steps_per_epoch)
+        gap = self._head.zero_loss_gap(margin)
+        if math.isinf(gap):
+            return
+        logger.info("at the final margin %.3g a sample's loss is zero from a cosine gap of %.3g on", margin, gap)
+        if gap > LARGEST_GAP:
+            advice = "raise projection_args.scale"
+            if self._head.zero_loss_gap(0.0) < gap:  # it is the margin's doing
+                advice = "lower it, or bring projection_args.scale nearer to 1 / ((alpha - 1) margin)"
+            logger.warning(
+                "the final margin %.3g asks for a cosine gap of %.3g (zero_loss_gap), which hardly a sample reaches%s: "
+                "losses do not become zero and training may suffer; gaps of 0.3 to 0.7 train well: %s",
+                margin, gap, " (2 is the largest there is)" if gap > 2.0 else "", advice,
+            )  # fmt: skip
 
     def _parallel(self) -> nn.Module:
         if self.ranks.world_size == 1:
@@ -233,10 +230,9 @@ class _Run:
     def _start_epoch(self) -> None:
         """Let the head do what it does once an epoch."""
         epoch = self.step // self.steps_per_epoch + 1
-        assert self.net.projection is not None
-        rows = self.net.projection.start_epoch(epoch)
+        rows = self._head.start_epoch(epoch)
         if len(rows):
-            forget_momentum(self.optimizer, self.net.projection.weight, rows)
+            forget_momentum(self.optimizer, self._head.weight, rows)
             logger.info("epoch %d: %d prototypes were re-initialised from their embeddings", epoch, len(rows))
 
     def _set_schedules(self) -> tuple[float, float]:
@@ -250,8 +246,7 @@ class _Run:
         margin = schedules.margin(self.step, self.config.margin_update, steps_per_epoch=self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        assert self.net.projection is not None
-        self.net.projection.update(margin=margin)
+        self._head.update(margin=margin)
         return rate, margin
 
     def _row(self, means: dict[str, float], rate: float, margin: float) -> dict[str, Any]:
@@ -262,7 +257,9 @@ class _Run:
                 f"lower scheduler_args.initial_lr, or look for damaged audio with a lower log_batch_interval"
             )
         epoch = self.step / self.steps_per_epoch
-        return {"step": self.step, "epoch": round(epoch, 4), **means, "margin": margin, "learning_rate": rate}
+        row = {"step": self.step, "epoch": round(epoch, 4), **means, "margin": margin, "learning_rate": rate}
+        gap = self._head.zero_loss_gap()
+        return row | ({"zero_loss_gap": gap} if math.isfinite(gap) else {})
 
     def _dev_row(self) -> dict[str, float]:
         """Try the dev trials, on the first rank and where they are due."""

@@ -1,4 +1,7 @@
 import json
+import math
+import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from conftest import ROOT, SMALL
 
 from wespeaker.config import load_config
 from wespeaker.errors import InputError
+from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.distributed import Ranks
@@ -60,8 +64,9 @@ def test_a_run_folder_explains_itself(run, tmp_path):
     assert "effective peak learning rate" in (folder / "train.log").read_text()
     log = rows(folder)
     assert [row["step"] for row in log] == [2, 3, 4, 6, 8, 9, 10, 12]
-    expected = {"epoch", "loss", "accuracy", "support", "margin", "learning_rate", "utt_per_sec", "data_wait"}
-    assert expected <= log[0].keys()
+    expected = {"epoch", "loss", "accuracy", "margin", "learning_rate", "utt_per_sec", "data_wait"}
+    of_the_loss = {"support", "support_max", "zero_target", "zero_loss", "streamed", "scanned", "zero_loss_gap"}
+    assert expected | of_the_loss <= log[0].keys()
     assert [row["step"] for row in log if "dev_eer" in row] == [6, 12]
     assert all(0 <= row["data_wait"] <= 1 and 1 <= row["support"] <= 6 for row in log)
     assert sorted(path.name for path in (folder / "models").iterdir()) == ["checkpoint.pt", "model_4.pt"]
@@ -143,6 +148,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         run("run", "scheduler_args.initial_lr=1.0e+30", "optimizer=SGD", "optimizer_args={}", "log_batch_interval=1")
 
 
+@pytest.mark.parametrize("loss", ["q_margin, form: dense", "q_margin, form: stream", "arc_margin"])
+def test_one_nan_embedding_stops_the_run_before_it_is_saved(run, monkeypatch, tmp_path, loss):
+    real, step = SpeakerNet.embed, count(1)
+
+    def damaged(self, wav):
+        embeddings = real(self, wav)
+        return embeddings.index_fill(0, torch.tensor([1]), math.nan) if next(step) == 5 else embeddings
+
+    monkeypatch.setattr(SpeakerNet, "embed", damaged)
+    with pytest.raises(InputError, match=r"the loss became nan at or before step 6 .*look for damaged audio"):
+        run("run", "log_batch_interval=2", f"projection_args={{project_type: {loss}}}")
+    saved = checkpoint.load(tmp_path / "run" / "models" / checkpoint.CHECKPOINT)
+    assert saved["step"] == 3
+    assert all(weight.isfinite().all() for weight in saved["net"].values())
+
+
 def test_it_learns(run):
     """Voices that differ in pitch alone must be told apart after some epochs."""
     overrides = ("num_epochs=25", "dataloader_args.batch_size=4", "scheduler_args.final_lr=1.0e-3")
@@ -150,3 +171,46 @@ def test_it_learns(run):
     log = rows(folder)
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert log[-1]["accuracy"] > 0.6  # a guess is right in one of six
+
+
+def test_the_sparse_head_and_the_dense_one_train_alike(run):
+    overrides = ("optimizer=SGD", "optimizer_args={weight_decay: 1.0e-4}", "scheduler_args.initial_lr=0.1")
+    dense = run("dense", *overrides, "projection_args.form=dense")
+    sparse = run("sparse", *overrides, "projection_args.form=stream", "projection_args.weight_grad=sparse")
+    assert [row["streamed"] for row in rows(dense)] == [0.0] * len(rows(dense))
+    assert [row["streamed"] for row in rows(sparse)] == [1.0] * len(rows(sparse))
+    for row, other in zip(rows(dense), rows(sparse), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert row["scanned"] == 6
+
+
+def test_a_sparse_gradient_where_it_cannot_go_is_refused(run, data_dir):
+    with pytest.raises(InputError, match="weight_grad: sparse needs optimizer SGD, which takes it; found AdamW"):
+        run("run", "projection_args.weight_grad=sparse")
+    config = load_config(ROOT / "conf" / "mini_qmargin.yaml", ["optimizer=SGD", "optimizer_args={}",
+                                                               "projection_args.weight_grad=sparse"])  # fmt: skip
+    with pytest.raises(InputError, match="sparse is for a run of one process"):
+        train(config, TrainingData(data_dir / "vox2_dev/raw.list", "raw"), dev=None, ranks=Ranks(0, 2, ONE.device))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), None),
+        (("margin_update.final_margin=1.0",), r"asks for a cosine gap of 29\.7 .* \(2 is the largest .* lower it"),
+        (("projection_args.scale=1.5", "margin_update.final_margin=0.0"), "cosine gap of 1.33 .* raise .*scale"),
+    ],
+)
+def test_a_margin_that_no_sample_can_satisfy_is_warned_of(run, overrides, expected):
+    soon = ("margin_update.increase_start_epoch=1", "margin_update.fix_start_epoch=2")
+    folder = run("run", *soon, *overrides)
+    log = (folder / "train.log").read_text()
+    assert "a sample's loss is zero from a cosine gap of" in log
+    assert ("WARNING" in log) == (expected is not None)
+    assert expected is None or re.search(expected, log)
+
+
+def test_the_loss_rows_have_no_gap_for_softmax_losses(run):
+    log = rows(run("run", "projection_args={project_type: add_margin}"))
+    assert all("zero_loss_gap" not in row and row["support"] == row["support_max"] == 6 for row in log)
+    assert all(row["zero_target"] == row["zero_loss"] == 0.0 for row in log)
