@@ -228,7 +228,7 @@ def read_crop(
         (num_samples,) float32.
 
     Raises:
-        InputError: the span cannot be read, or holds values that are not finite.
+        InputError: the span cannot be read, is not all there, or holds values that are not finite.
 
     """
     available, source_rate = length
@@ -236,6 +236,8 @@ def read_crop(
     needed = ceil(num_samples * step)
     start = int(rng.integers(max(available - needed, 0) + 1))
     wav = read_audio(source, start, needed)
+    if len(wav) < min(needed, available - start):
+        raise InputError(f"{source} ends at sample {start + len(wav)}; it is shorter than its entry says ({available})")
     if not isfinite(power(wav)):
         raise InputError(f"{source} holds samples that are not finite numbers")
     return fit_length(resample(wav, step), num_samples)

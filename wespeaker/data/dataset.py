@@ -147,16 +147,16 @@ class TrainingSet(Dataset[Example | InputError]):
     def __getitem__(self, item: Item) -> Example | InputError:
         """Return an example, or the error: loader processes would bury it in a traceback."""
         epoch, index = item
-        utt = self.utterances[index]
-        rng = generator(self.seed, epoch, utt.key)
+        rng = generator(self.seed, epoch, self.utterances[index].key)
         bad: list[tuple[str, str]] = []
         for _ in range(MAX_TRIES):
+            utt = self.utterances[index]
             speed = int(rng.integers(len(self.speeds)))
             try:
                 wav = self._crop(utt, self.speeds[speed], rng)
             except InputError as error:
                 bad.append((utt.key, str(error)))
-                utt = self.utterances[int(rng.integers(len(self)))]
+                index = int(rng.integers(len(self)))
                 continue
             try:
                 wav = self._dithered(self.augmenter(wav, rng), rng)

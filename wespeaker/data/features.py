@@ -75,10 +75,11 @@ class Fbank(nn.Module):
     def _log_mel(self, wav: torch.Tensor) -> torch.Tensor:
         frames = (wav.float() * INT16_SCALE).unfold(-1, self.length, self.shift)  # (B, T, length)
         frames = frames - frames.mean(dim=-1, keepdim=True)
-        emphasised = torch.empty_like(frames)
+        emphasised = frames.new_zeros(*frames.shape[:2], self.fft_length)
         emphasised[..., 0] = (1.0 - PREEMPHASIS) * frames[..., 0]  # there is no sample before it: it is its own
-        emphasised[..., 1:] = torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS)
-        spectrum = torch.fft.rfft(emphasised * self.window, n=self.fft_length)[..., :-1]
+        emphasised[..., 1 : self.length] = torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS)
+        emphasised[..., : self.length] *= self.window
+        spectrum = torch.fft.rfft(emphasised)[..., :-1]
         parts = torch.view_as_real(spectrum).square()
         power = parts[..., 0] + parts[..., 1]
         return (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()

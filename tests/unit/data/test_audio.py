@@ -114,6 +114,18 @@ def test_resampling_equals_scipys_polyphase_filtering(step, num_samples):
     np.testing.assert_allclose(resample(wav, step), expected, atol=1e-5)
 
 
+def test_a_file_that_ends_too_early_is_an_error_and_not_repeated(tmp_path, wav):
+    """Its header says less, or as much and the bytes are gone; a crop of what is there would be half of it twice."""
+    path = write_wav(tmp_path / "a.wav", wav[:20_000])
+    early = r"a\.wav ends (at|before) sample \d+; it is shorter than its entry says"
+    with pytest.raises(InputError, match=early):
+        read_crop(AudioSource(str(path)), (32_000, RATE), num_samples=32_000, rate=RATE, rng=np.random.default_rng(0))
+    path = write_wav(tmp_path / "a.wav", wav)
+    path.write_bytes(path.read_bytes()[:40_000])
+    with pytest.raises(InputError, match=early):
+        read_crop(AudioSource(str(path)), (32_000, RATE), num_samples=32_000, rate=RATE, rng=np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_samples_that_are_not_finite_are_an_error(tmp_path, bad):
     samples = np.zeros(1000, dtype=np.float32)

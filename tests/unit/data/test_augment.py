@@ -4,7 +4,7 @@ from conftest import RATE, write_wav
 from scipy.signal import correlate, fftconvolve
 
 from wespeaker.data.audio import AudioSource, audio_length, read_audio
-from wespeaker.data.augment import SNR_DB, Augmenter, add_noise, add_reverb, peak_normalised
+from wespeaker.data.augment import SNR_DB, Augmenter, add_noise, add_reverb, convolve_to_end, peak_normalised
 from wespeaker.data.manifest import BankFile
 from wespeaker.data.randomness import generator
 from wespeaker.errors import InputError
@@ -59,6 +59,15 @@ def test_reverberation_is_convolution():
     lone = np.zeros(300, dtype=np.float32)
     lone[200] = -0.5
     np.testing.assert_allclose(add_reverb(speech, lone), -speech, atol=1e-6)
+
+
+@pytest.mark.parametrize("signal_samples", [1, 2048, 5000, 32_240])
+@pytest.mark.parametrize("response_samples", [1, 2047, 2049, 16_000, 40_000])
+def test_blockwise_convolution_is_convolution(signal_samples, response_samples):
+    signal, response = noise_like(1.0, signal_samples), noise_like(0.01, response_samples, 1)
+    out = convolve_to_end(signal, response)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, fftconvolve(signal.astype(np.float64), response)[:signal_samples], atol=1e-5)
 
 
 @pytest.mark.parametrize("delay", [0, 37, 400])

@@ -170,7 +170,7 @@ def not_a_number(path):
         (broken_header, r"cannot be read as audio"),
         (empty, r"shorter than its entry says|no audio|0 samples"),
         (not_a_number, r"not finite numbers"),
-        (None, r"does not exist"),
+        (None, r"does not exist|cannot be read"),
     ],
 )
 def test_an_utterance_that_cannot_be_used_is_replaced_and_named(data_dir, tmp_path, make, reason, num_workers):
