@@ -5,9 +5,10 @@ MUSAN's mean) or reverberation (responses of 1 s) on 60 % of them, 80 mel bins. 
 whole file, changes the speed of all of it, crops, decodes a whole noise file, convolves in full with scipy, and
 takes torchaudio's Kaldi features of one example after the other; for the speed it uses torchaudio or scipy, whichever
 turns out the faster here. Both chains draw from the same distributions. One thread, one process, the files in the
-system's cache, taken in turn after a warm-up; CPU time of batches, medians. And the time from the start of the
-training loop (lists and banks read, network not built) to the first batch, with one loader process, on 1,440
-utterances, the size of the mini corpus. Run it from the repository root: python bench/bench_loader.py [--rounds 7]
+system's cache, taken in turn after a warm-up; CPU time of batches, medians. And the wall-clock time to the first
+batch of 32 on 1,440 utterances, the size of the mini corpus: reading list and banks, starting one loader process,
+and its first batch; not the imports and not the network. Run it from the repository root:
+python bench/bench_loader.py [--rounds 7]
 """
 
 from __future__ import annotations

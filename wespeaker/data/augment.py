@@ -54,7 +54,7 @@ def add_reverb(speech: np.ndarray, rir: np.ndarray, *, align_direct_path: bool =
     """
     if align_direct_path:
         rir = rir[int(np.argmax(np.abs(rir))) :]
-    return convolve_to_end(speech, rir / np.linalg.norm(rir))
+    return convolve_to_end(speech, rir / np.float32((power(rir) * len(rir)) ** 0.5))
 
 
 BLOCK = 2048  # samples; spectra of twice as many stay in a core's cache

@@ -182,7 +182,7 @@ class _Run:
         )
         size = sum(p.numel() for p in self.net.model.parameters()) / 1e6
         logger.info(
-            "%s (%.2f M parameters), %s over %d classes (%d speakers x %d speeds)",
+            "%s (%.2f M parameters), %s over %d classes (%d speakers, %d speeds)",
             self.config.model, size, self.config.projection_args["project_type"], self.dataset.num_classes,
             len(self.dataset.speakers), len(self.dataset.speeds),
         )  # fmt: skip
