@@ -19,6 +19,7 @@ data=                           # data folder; default data/mini, data or data/o
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
+shard_format=wav                # wav or flac (half the disk, slower to read)
 gpus=                           # such as "[0,1]": one training process on each; default: one process, on a GPU if there is one
 nproc=1                         # training processes when no GPUs are named
 nj=                             # parallel jobs of preparation; default: number of cores
@@ -64,6 +65,7 @@ done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
 [ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5"
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
+case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
 train_set=vox2_dev test_set=vox1 # folders in the data folder
 case $corpus in
   mini)
@@ -137,7 +139,7 @@ fi
 
 if begin 2 "training data as $data_type"; then
   case $data_type in
-    shard) python tools/make_shards.py --data_dir "$data/$train_set" ;;
+    shard) python tools/make_shards.py --data_dir "$data/$train_set" --format "$shard_format" --nj "$nj" ;;
     raw) python tools/make_raw_list.py --data_dir "$data/$train_set" ;;
   esac
 fi

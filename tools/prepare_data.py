@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="draws the test speakers and their utterances")
     parser.add_argument("--musan", type=Path, help=f"{CORPORA['musan']}, for training with noise")
     parser.add_argument("--rirs", type=Path, help=f"{CORPORA['rirs']}, for training with reverberation")
-    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="files read or decoded at a time")
-    parser.add_argument("--rate", type=int, default=16000, help="sample rate in Hz that m4a is decoded to")
-    parser.add_argument("--max_bad_share", type=float, default=0.0, help="share of unreadable files to leave out")
+    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes that read and decode")
+    parser.add_argument("--rate", type=int, default=16000, help="sample rate in Hz that noises and rooms must have")
+    parser.add_argument("--max_bad_utts", type=float, default=0.001, help="share of unreadable files to leave out")
     args = parser.parse_args()
     if args.spk_from == "regex":
         if args.spk_regex is None or args.spk_level is not None:
@@ -46,11 +46,11 @@ def main() -> None:
         args.wav_dir,
         args.output_dir,
         speaker_of=rule,
-        num_threads=args.nj,
+        num_jobs=args.nj,
         rate=args.rate,
         suffixes=args.suffix,
         skip_unmatched=args.skip_unmatched,
-        max_bad_share=args.max_bad_share,
+        max_bad_utts=args.max_bad_utts,
         num_test_speakers=args.num_test_speakers,
         utts_per_test_speaker=args.utts_per_test_speaker,
         seed=args.seed,

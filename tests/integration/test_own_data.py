@@ -26,7 +26,7 @@ def own(tool, corpora_dir, tmp_path_factory):
 
 def test_folders_and_regular_expressions_find_the_same_speakers(own, corpora_dir, tmp_path):
     rule = speaker_from_regex(r"/(id\d+)/")
-    prepare_folder(corpora_dir / "voxceleb2", tmp_path, speaker_of=rule, num_threads=2, rate=RATE, num_test_speakers=3)
+    prepare_folder(corpora_dir / "voxceleb2", tmp_path, speaker_of=rule, num_jobs=1, rate=RATE, num_test_speakers=3)
     for name in ("wav.scp", "utt2spk", "spk2utt", "utt2dur", "train/utt2spk", "test/utt2spk", "test/trials/test.kaldi"):
         assert (tmp_path / name).read_text() == (own / name).read_text()
     assert all(key.split("/")[-3] == spk for key, spk in read_pairs(own / "utt2spk", "speakers").items())

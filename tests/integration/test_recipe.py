@@ -124,7 +124,7 @@ def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     listed = (tmp_path / "data" / "vox2_dev" / "wav.scp").read_text().splitlines()
     assert len(listed) == 40
-    assert all(line.endswith(".wav") for line in listed)
+    assert all(key.endswith(".wav") and path.endswith(".m4a") for key, path in map(str.split, listed))
     assert "synthetic" not in done.stdout
     assert "dev EER" in (workplace / "vox" / "train.log").read_text()
 
@@ -136,6 +136,7 @@ BAD = {
     "stage that is not there": (["--stop_stage", "12"], "there is no stage 12"),
     "stages the wrong way round": (["--stage", "4", "--stop_stage", "2"], "--stage 4 comes after --stop_stage 2"),
     "stage that is no number": (["--stage", "x"], "--stage must be a whole number, found 'x'"),
+    "unknown member format": (["--shard_format", "mp3"], "--shard_format must be wav or flac, found 'mp3'"),
     "unknown corpus": (["--corpus", "timit"], "--corpus must be mini or voxceleb, found 'timit'"),
     "missing config": (["--config", "conf/no.yaml"], "conf/no.yaml (the config) does not exist"),
     "unknown key": (["--set", "num_epoch=3"], "num_epoch: unknown key; did you mean 'num_epochs'?"),

@@ -21,6 +21,7 @@ from wespeaker.data.prepare import (
 )
 from wespeaker.data.randomness import generator
 from wespeaker.data.trials import write_kaldi_trials
+from wespeaker.data.utterances import UtteranceTable
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
 
@@ -89,32 +90,32 @@ def prepare_folder(
     output_dir: Path,
     *,
     speaker_of: SpeakerRule,
-    num_threads: int,
+    num_jobs: int,
     rate: int,
     suffixes: Sequence[str] = SUFFIXES,
     skip_unmatched: bool = False,
-    max_bad_share: float = 0.0,
+    max_bad_utts: float = 0.001,
     num_test_speakers: int = 0,
     utts_per_test_speaker: int = 8,
     seed: int = 42,
     musan: Path | None = None,
     rirs: Path | None = None,
-) -> list[Utterance]:
+) -> UtteranceTable:
     """Write the manifest of all audio below a folder; with test speakers also ``train`` and ``test`` with trials.
 
-    The key of an utterance is its path below ``wav_dir``, so it stays the same when files are added; m4a is decoded
-    to wav and its key ends in ``.wav``. Each speaker draws a number by its name and the seed, and the lowest are held
-    out, so that a new speaker moves at most one other between training and test.
+    The key of an utterance is its path below ``wav_dir``, so it stays the same when files are added; that of
+    an m4a ends in ``.wav``, as in VoxCeleb's lists. Each speaker draws a number by its name and the seed, and the
+    lowest are held out, so that a new speaker moves at most one other between training and test.
 
     Args:
         wav_dir: the folder tree.
         output_dir: the data folder.
         speaker_of: the rule.
-        num_threads: files read or decoded at a time.
-        rate: sample rate in Hz that m4a is decoded to and that noises and room responses must have.
+        num_jobs: processes that read headers and decode.
+        rate: sample rate in Hz that noises and room responses must have.
         suffixes: which files are audio, without the dot.
         skip_unmatched: leave out the files that have no speaker by the rule, and name them in ``unmatched.txt``.
-        max_bad_share: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        max_bad_utts: share of unreadable files up to which they are left out and named in ``bad.txt``.
         num_test_speakers: speakers that are held out of training; 0: none, and no trials.
         utts_per_test_speaker: all pairs of so many utterances of each are the trials.
         seed: draws the test speakers and their utterances.
@@ -155,9 +156,8 @@ def prepare_folder(
         {_key(path): found[path] for path in speakers},
         output_dir,
         speaker_of=by_key.__getitem__,
-        num_threads=num_threads,
-        rate=rate,
-        max_bad_share=max_bad_share,
+        num_jobs=num_jobs,
+        max_bad_utts=max_bad_utts,
     )
     _check_speakers((utt.spk for utt in utterances), wav_dir, num_test_speakers)  # some files may be left out
     _log_counts(output_dir, utterances)
@@ -207,7 +207,7 @@ def _stem(path: str) -> str:
 
 
 def _key(path: str) -> str:
-    """Return the key of a file: its path, ending in ``.wav`` where it is decoded to wav."""
+    """Return the key of a file: its path, ending in ``.wav`` for an m4a, as in VoxCeleb's lists."""
     return f"{_stem(path)}.wav" if path.lower().endswith(".m4a") else path
 
 

@@ -18,11 +18,12 @@ from wespeaker.config import DatasetArgs
 from wespeaker.data.audio import read_crop
 from wespeaker.data.augment import Augmenter
 from wespeaker.data.features import INT16_SCALE, Fbank
-from wespeaker.data.manifest import Utterance, read_raw_list
+from wespeaker.data.manifest import read_raw_list
 from wespeaker.data.randomness import generator
 from wespeaker.data.sampler import Item
 from wespeaker.data.shards import read_shard_list
 from wespeaker.data.spec_augment import draw_masks
+from wespeaker.data.utterances import Utterance, UtteranceTable
 from wespeaker.errors import InputError, listing
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def shortest_sec(args: DatasetArgs) -> float:
     return make_fbank(args).num_samples(max(1, args.filter_args.min_num_frames)) / args.resample_rate
 
 
-def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Utterance]:
+def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> UtteranceTable:
     """Read a raw.list or shard.list and leave out what is too short.
 
     Raises:
@@ -57,15 +58,17 @@ def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Ut
     """
     utterances = READERS[data_type](path)
     shortest = shortest_sec(args)
-    if short := [utt.key for utt in utterances if utt.seconds < shortest]:
+    short = utterances.seconds < shortest
+    if np.any(short):
         logger.info(
             "left out %d of %d utterances shorter than %.2f s (filter_args.min_num_frames): %s",
-            len(short), len(utterances), shortest, listing(short, 3),
+            np.count_nonzero(short), len(utterances), shortest,
+            listing(list(utterances.select(short).keys), 3),
         )  # fmt: skip
-        utterances = [utt for utt in utterances if utt.seconds >= shortest]
-    if len({utt.spk for utt in utterances}) < 2:
+        utterances = utterances.select(~short)
+    if len(utterances.speakers) < 2:
         raise InputError(f"{path}: training needs utterances of at least two speakers, {len(utterances)} are left")
-    return sorted(utterances, key=lambda utt: utt.key)
+    return utterances
 
 
 class Example(NamedTuple):
@@ -120,17 +123,16 @@ class TrainingSet(Dataset[Example | InputError]):
     generator draws, so that batches keep their size; the example says so.
 
     Args:
-        utterances: sorted by key.
+        utterances: the training set.
         args: the config's ``dataset_args``.
         augmenter: noise and reverberation.
         seed: of the run.
 
     """
 
-    def __init__(self, utterances: Sequence[Utterance], args: DatasetArgs, augmenter: Augmenter, *, seed: int) -> None:
+    def __init__(self, utterances: UtteranceTable, args: DatasetArgs, augmenter: Augmenter, *, seed: int) -> None:
         self.utterances, self.augmenter, self.seed = utterances, augmenter, seed
-        self.speakers = sorted({utt.spk for utt in utterances})
-        self._labels = {spk: label for label, spk in enumerate(self.speakers)}
+        self.speakers = utterances.speakers
         self.speeds = SPEEDS if args.speed_perturb else SPEEDS[:1]
         self._label_step = len(self.speakers) if args.speed_as_new_speaker else 0  # from one speed's class to the next
         self.num_classes = len(self.speakers) + self._label_step * (len(self.speeds) - 1)
@@ -162,7 +164,8 @@ class TrainingSet(Dataset[Example | InputError]):
                 wav = self._dithered(self.augmenter(wav, rng), rng)
             except InputError as error:  # a bank's fault and not the utterance's
                 return error
-            return Example(wav, self._labels[utt.spk] + speed * self._label_step, utt.key, self._masks(rng), bad)
+            label = int(self.utterances.labels[index]) + speed * self._label_step
+            return Example(wav, label, utt.key, self._masks(rng), bad)
         return InputError(f"{MAX_TRIES} utterances in a row cannot be used for training; the last: {bad[-1][1]}")
 
     def _crop(self, utt: Utterance, speed: Fraction, rng: np.random.Generator) -> np.ndarray:

@@ -1,16 +1,15 @@
-"""Stage 1: from the published folders to manifests, trial lists and decoded audio."""
+"""Stage 1: from the published folders to manifests and trial lists."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from wespeaker.data.audio import AudioSource, audio_length, decode_to_wav
+from wespeaker.data.audio import AudioSource, audio_length
 from wespeaker.data.corpora import (
     NOISE_KINDS,
     PUBLISHED_COUNTS,
@@ -23,17 +22,21 @@ from wespeaker.data.corpora import (
     noise_root,
     rirs_root,
 )
-from wespeaker.data.manifest import Utterance, read_pairs, write_manifest
+from wespeaker.data.manifest import LENGTHS, read_lengths, read_pairs, read_scp, write_manifest
 from wespeaker.data.randomness import generator
 from wespeaker.data.trials import Trials, read_trials, write_kaldi_trials
+from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
+from wespeaker.parallel import map_in_processes
 from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
 
 DEV_TRIALS = "dev.kaldi"  # in the folder of the set whose speakers show the progress of training
 CORPORA_FILE = "corpora.txt"  # in the data folder: which corpora it was made from
+
+_CHUNK = 500  # files that a process takes at a time
 
 DEV_SPEAKERS, DEV_UTTS_PER_SPEAKER = 40, 8  # at most; all pairs of them are the dev trials
 
@@ -42,9 +45,9 @@ def prepare_corpora(
     corpora: Corpora,
     output_dir: Path,
     *,
-    num_threads: int,
+    num_jobs: int,
     rate: int,
-    max_bad_share: float = 0.0,
+    max_bad_utts: float = 0.001,
     seed: int = 42,
 ) -> None:
     """Write ``vox2_dev``, ``vox1``, ``vox2_test`` (if there is one), ``musan`` and ``rirs`` below ``output_dir``.
@@ -52,9 +55,9 @@ def prepare_corpora(
     Args:
         corpora: the folders; musan and rirs may be missing.
         output_dir: the data folder.
-        num_threads: files read or decoded at a time.
-        rate: sample rate in Hz that m4a is decoded to and that noises and room responses must have.
-        max_bad_share: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        num_jobs: processes that read headers and decode.
+        rate: sample rate in Hz that noises and room responses must have.
+        max_bad_utts: share of unreadable files up to which they are left out and named in ``bad.txt``.
         seed: draws the dev trials.
 
     Raises:
@@ -64,9 +67,7 @@ def prepare_corpora(
     if corpora.voxceleb1 is None or corpora.voxceleb2 is None:
         raise InputError("the folders of both VoxCeleb1 and VoxCeleb2 are needed; give --voxceleb1 and --voxceleb2")
     named = name_corpora(output_dir, vars(corpora))
-    collect = partial(
-        collect_utterances, speaker_of=_speaker, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share
-    )
+    collect = partial(collect_utterances, speaker_of=_speaker, num_jobs=num_jobs, max_bad_utts=max_bad_utts)
     vox2 = dict(find_speech(corpora.voxceleb2))
     train = {key: path for key, path in vox2.items() if not in_test_part(path, corpora.voxceleb2)}
     dev = {key: path for key, path in vox2.items() if key not in train}
@@ -79,7 +80,7 @@ def prepare_corpora(
 
     write_lines(output_dir / CORPORA_FILE, (f"{name} {path}" for name, path in named.items()))
     train_utts = collect(train, output_dir / "vox2_dev")
-    test_utts = collect(test, output_dir / "vox1")
+    test_utts = collect(test, output_dir / "vox1", needed={utt for trials in lists.values() for utt in trials.utts})
     for name, trials in lists.items():
         write_kaldi_trials(output_dir / "vox1" / "trials" / f"{name}.kaldi", trials)
     _log_counts("vox2_dev", train_utts)
@@ -165,77 +166,89 @@ def collect_utterances(
     folder: Path,
     *,
     speaker_of: Callable[[str], str],
-    num_threads: int,
-    rate: int,
-    max_bad_share: float,
-) -> list[Utterance]:
-    """Read the header of each file, decode those that soundfile does not read, and write the manifest.
+    num_jobs: int,
+    max_bad_utts: float = 0.0,
+    needed: Collection[str] = (),
+) -> UtteranceTable:
+    """Read the header of each file and write the manifest; m4a is decoded to count its samples, and left as it is.
+
+    What an earlier call found is kept for files that have not changed since.
 
     Args:
         files: key to audio file.
-        folder: the data set; decoded audio goes to ``wav`` in it.
+        folder: the data set.
         speaker_of: gives the speaker of a key.
-        num_threads: files read or decoded at a time.
-        rate: sample rate in Hz that m4a is decoded to.
-        max_bad_share: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        num_jobs: processes.
+        max_bad_utts: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        needed: keys that cannot be left out.
 
     Returns:
-        The utterances of the readable files, in the order of ``files``.
+        The utterances of the readable files.
 
     Raises:
-        InputError: more files than that cannot be read; the first are named.
+        InputError: more files than that cannot be read, or one that is needed; the first are named.
 
     """
-    read = partial(_prepare_utterance, speaker_of=speaker_of, wav_dir=folder / "wav", rate=rate)
-    good, bad = _map_files(read, list(files.items()), num_threads=num_threads, desc=f"reading {folder.name}")
-    if len(bad) > max_bad_share * len(files):
+    known = _known_lengths(files, folder)
+    builder = TableBuilder()
+    for key, length in known.items():
+        builder.add(Utterance(key, speaker_of(key), AudioSource(str(files[key].resolve())), length))
+    unknown = [key for key in files if key not in known]
+    starts = range(0, len(unknown), _CHUNK)
+    chunks = ([(key, str(files[key].resolve())) for key in unknown[first : first + _CHUNK]] for first in starts)
+    results = map_in_processes(_lengths_of, chunks, num_jobs=min(num_jobs, len(starts)))
+    bad: dict[str, str] = {}
+    for chunk in progress(results, desc=f"reading {folder.name}", total=len(starts)):
+        for key, path, found in chunk:
+            if isinstance(found, str):
+                bad[key] = found
+            else:
+                builder.add(Utterance(key, speaker_of(key), AudioSource(path), found))
+    sentences = list(bad.values())
+    if lost := [sentence for key, sentence in bad.items() if key in needed]:
+        raise InputError(f"{len(lost)} audio files that trials name cannot be used: {listing(lost)}; mend them")
+    if len(bad) > max_bad_utts * len(files):
         raise InputError(
-            f"{len(bad)} of {len(files)} audio files for {folder} cannot be used: {listing(bad)}; "
-            f"mend them, or leave them out with --max_bad_share {min(1.0, 1.01 * len(bad) / len(files)):.2g}"
+            f"{len(bad)} of {len(files)} audio files for {folder} cannot be used: {listing(sentences)}; "
+            f"mend them, or leave them out with --max_bad_utts {min(1.0, 1.01 * len(bad) / len(files)):.2g}"
         )
+    (folder / "bad.txt").unlink(missing_ok=True)
     if bad:
-        write_lines(folder / "bad.txt", bad)
+        write_lines(folder / "bad.txt", sentences)
         logger.warning("%s: left out %d unreadable files, named in %s", folder.name, len(bad), folder / "bad.txt")
-    write_manifest(folder, good)
-    return good
+    table = builder.table()
+    write_manifest(folder, table)
+    return table
 
 
-def _prepare_utterance(
-    item: tuple[str, Path], *, speaker_of: Callable[[str], str], wav_dir: Path, rate: int
-) -> Utterance:
-    key, path = item
-    if path.suffix.lower() == ".m4a":
-        wav = wav_dir / key
-        if not wav.exists():
-            decode_to_wav(path, wav, rate=rate)
-        path = wav
-    source = AudioSource(str(path.resolve()))
-    return Utterance(key, speaker_of(key), source, audio_length(source))
+def _known_lengths(files: Mapping[str, Path], folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what the manifest of an earlier call says of the files that are older than it."""
+    lengths = read_lengths(folder)
+    if not lengths:
+        return {}
+    written = (folder / LENGTHS).stat().st_mtime_ns
+    known = {}
+    for key, path in read_scp(folder / "wav.scp").items():
+        file = files.get(key)
+        if file is not None and path == str(file.resolve()) and file.stat().st_mtime_ns < written and key in lengths:
+            known[key] = lengths[key]
+    return known
 
 
-def _map_files(
-    function: Callable[[tuple[str, Path]], Utterance],
-    items: Sequence[tuple[str, Path]],
-    *,
-    num_threads: int,
-    desc: str,
-) -> tuple[list[Utterance], list[str]]:
-    """Apply a function in threads (the codecs release the interpreter lock); collect results and sentences."""
-
-    def attempt(item: tuple[str, Path]) -> Utterance | str:
+def _lengths_of(items: Sequence[tuple[str, str]]) -> list[tuple[str, str, tuple[int, int] | str]]:
+    """Return (key, path, length, or the sentence that says why there is none) of files."""
+    results: list[tuple[str, str, tuple[int, int] | str]] = []
+    for key, path in items:
         try:
-            return function(item)
+            results.append((key, path, audio_length(AudioSource(path))))
         except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        results = list(progress(pool.map(attempt, items), desc=desc, total=len(items)))
-    return [r for r in results if isinstance(r, Utterance)], [r for r in results if isinstance(r, str)]
+            results.append((key, path, str(error)))
+    return results
 
 
-def _log_counts(name: str, utterances: Sequence[Utterance]) -> None:
-    num_utts, num_spks = len(utterances), len({utt.spk for utt in utterances})
-    hours = sum(utt.seconds for utt in utterances) / 3600
+def _log_counts(name: str, utterances: UtteranceTable) -> None:
+    num_utts, num_spks = len(utterances), len(utterances.speakers)
+    hours = utterances.seconds.sum() / 3600
     published = PUBLISHED_COUNTS.get(name)
     whole = ""
     if published is not None:

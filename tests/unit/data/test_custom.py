@@ -20,7 +20,7 @@ def tree(root, *paths):
 
 def prepare(wav_dir, output_dir, rule=None, **options):
     rule = rule or speaker_from_parent(1)
-    return prepare_folder(wav_dir, output_dir, speaker_of=rule, num_threads=2, rate=RATE, **options)
+    return prepare_folder(wav_dir, output_dir, speaker_of=rule, num_jobs=1, rate=RATE, **options)
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def test_folders_that_are_not_there_or_in_each_other(speech, tmp_path):
 
 def test_unreadable_files_are_listed_or_left_out(speech, tmp_path):
     (speech / "s1" / "mon" / "1.wav").write_bytes(b"no audio")
-    with pytest.raises(InputError, match=r"1 of 25 audio files .*s1/mon/1.wav cannot be read .* --max_bad_share 0.04"):
+    with pytest.raises(InputError, match=r"1 of 25 audio files .*s1/mon/1.wav cannot be read .* --max_bad_utts 0.04"):
         prepare(speech, tmp_path / "out", speaker_from_parent(2))
-    assert len(prepare(speech, tmp_path / "out", speaker_from_parent(2), max_bad_share=0.05)) == 24
+    assert len(prepare(speech, tmp_path / "out", speaker_from_parent(2), max_bad_utts=0.05)) == 24
     assert "s1/mon/1.wav" in (tmp_path / "out" / "bad.txt").read_text()
 
 

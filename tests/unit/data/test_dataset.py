@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from wespeaker.config import DatasetArgs, FbankArgs, FilterArgs, SpecAugArgs
 from wespeaker.data.audio import AudioSource
 from wespeaker.data.augment import Augmenter
 from wespeaker.data.dataset import TrainingSet, collate, read_training_list
-from wespeaker.data.manifest import BankFile, Utterance, read_bank
+from wespeaker.data.manifest import BankFile, read_bank
 from wespeaker.data.sampler import RunSampler
+from wespeaker.data.utterances import make_table
 from wespeaker.errors import InputError
 
 ARGS = DatasetArgs(num_frms=60, filter_args=FilterArgs(min_num_frames=50))
@@ -144,11 +146,10 @@ def test_short_utterances_are_left_out_and_counted(data_dir, caplog):
 
 
 def damage(dataset, index, path):
-    utt = dataset.utterances[index]
     utterances = list(dataset.utterances)
-    utterances[index] = Utterance(utt.key, utt.spk, AudioSource(str(path)), utt.length)
-    dataset.utterances = utterances
-    return utt.key
+    utterances[index] = replace(utterances[index], source=AudioSource(str(path)))
+    dataset.utterances = make_table(utterances)
+    return utterances[index].key
 
 
 def broken_header(path):
