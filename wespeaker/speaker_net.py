@@ -45,24 +45,23 @@ class SpeakerNet(nn.Module):
         assert isinstance(min_frames, int)
         return self.fbank.num_samples(min_frames)
 
-    def embed(self, wav: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings (B, D) of waveforms (B, N)."""
-        return self.model(mean_normalise(self.fbank(wav)))
-
-    def forward(self, wav: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None = None) -> HeadOutput:
-        """Return the head's output for training.
+    def embed(self, wav: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the embeddings (B, D) of waveforms.
 
         Args:
             wav: (B, N).
-            labels: (B,).
-            masks: (B, M, 2), bands of SpecAugment; None or M = 0 for none.
+            masks: (B, M, 2), bands of SpecAugment in training; None or M = 0 for none.
 
         """
-        assert self.projection is not None
         feats = mean_normalise(self.fbank(wav))
         if masks is not None and masks.shape[1]:
             feats = spec_augment(feats, masks, num_t_mask=self._num_t_mask)
-        return self.projection(self.model(feats), labels)
+        return self.model(feats)
+
+    def forward(self, wav: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None = None) -> HeadOutput:
+        """Return the head's output for waveforms (B, N), labels (B,) and masks (B, M, 2)."""
+        assert self.projection is not None
+        return self.projection(self.embed(wav, masks), labels)
 
     def flat_state(self) -> dict[str, torch.Tensor]:
         """Return the weights under WeSpeaker's keys: the backbone's bare, the head's after ``projection.``."""

@@ -232,8 +232,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 def test_one_nan_embedding_stops_the_run_before_it_is_saved(run, monkeypatch, tmp_path, loss):
     real, step = SpeakerNet.embed, count(1)
 
-    def damaged(self, wav):
-        embeddings = real(self, wav)
+    def damaged(self, wav, masks):
+        embeddings = real(self, wav, masks)
         return embeddings.index_fill(0, torch.tensor([1]), math.nan) if next(step) == 5 else embeddings
 
     monkeypatch.setattr(SpeakerNet, "embed", damaged)
