@@ -31,6 +31,7 @@ class DataloaderArgs(Section):
     """How batches are made; the result does not depend on ``num_workers`` or ``prefetch_factor``."""
 
     batch_size: PositiveInt = 128  # utterances per process
+    drop_last: bool = False  # true: an epoch has whole batches only, and leaves out the rest; other ones in each epoch
     num_workers: NonNegativeInt = 4  # loader processes per training process
     prefetch_factor: PositiveInt = 4  # batches that each loader process keeps ready
     pin_memory: bool = False
@@ -51,17 +52,34 @@ class FilterArgs(Section):
     min_num_frames: NonNegativeInt = 100  # utterances shorter than this many frames
 
 
+class SpecAugArgs(Section):
+    """Bands that are hidden from the network; drawn for each utterance."""
+
+    num_t_mask: NonNegativeInt = 1  # bands of time
+    num_f_mask: NonNegativeInt = 1  # bands of frequency
+    max_t: PositiveInt = 10  # frames, the widest band of time
+    max_f: PositiveInt = 8  # mel bins, the widest band of frequency
+    prob: Share = 0.6  # share of the utterances that gets bands
+
+
 class DatasetArgs(Section):
     """What a training example is: crop, speed, augmentation, features."""
 
     resample_rate: PositiveInt = 16000  # Hz
     num_frms: PositiveInt = 200  # frames in a training crop
-    speed_perturb: bool = True  # speed 1.0, .9 or 1.1, each a third; each speed counts as new speakers
+    speed_perturb: bool = True  # speed 1.0, .9 or 1.1, each a third
+    speed_as_new_speaker: bool = True  # each speed of a speaker is a class of its own; false: the speeds share one
     aug_prob: Share = 0.6  # share of the crops that is augmented
     reverb_share: Share = 0.5  # of the augmented crops: this share gets reverberation, the rest noise
+    align_direct_path: bool = True  # reverberated speech stays in time; false: late by the direct path, as WeSpeaker's
+    snr_power_floor: NonNegativeFloat = 0.0  # 1.0e-4: WeSpeaker's, with which quiet noise or speech misses the SNR
+    peak_normalise: bool = False  # true: augmented crops, and only those, are scaled to a peak of 1, as WeSpeaker's
+    max_bad_utts: Share = 0.001  # share of the utterances that may be unusable: replaced and listed; above, a run stops
     filter: bool = True
     filter_args: FilterArgs = FilterArgs()
     fbank_args: FbankArgs = FbankArgs()
+    spec_aug: bool = False
+    spec_aug_args: SpecAugArgs = SpecAugArgs()
 
 
 class ModelArgs(Section):

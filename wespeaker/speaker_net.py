@@ -8,6 +8,7 @@ from torch import nn
 from wespeaker.config import Config
 from wespeaker.data.dataset import make_fbank
 from wespeaker.data.features import mean_normalise
+from wespeaker.data.spec_augment import spec_augment
 from wespeaker.errors import InputError, listing
 from wespeaker.losses import HeadOutput, build_head
 from wespeaker.models import build_model
@@ -29,6 +30,7 @@ class SpeakerNet(nn.Module):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         self.fbank = make_fbank(config.dataset_args)
+        self._num_t_mask = config.dataset_args.spec_aug_args.num_t_mask
         self.model = build_model(config.model, **config.model_args.model_dump())
         self.projection = (
             build_head(config.projection_args, embed_dim=config.model_args.embed_dim, num_classes=num_classes)
@@ -43,14 +45,23 @@ class SpeakerNet(nn.Module):
         assert isinstance(min_frames, int)
         return self.fbank.num_samples(min_frames)
 
-    def embed(self, wav: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings (B, D) of waveforms (B, N)."""
-        return self.model(mean_normalise(self.fbank(wav)))
+    def embed(self, wav: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the embeddings (B, D) of waveforms.
 
-    def forward(self, wav: torch.Tensor, labels: torch.Tensor) -> HeadOutput:
-        """Return the head's output for waveforms (B, N) and labels (B,)."""
+        Args:
+            wav: (B, N).
+            masks: (B, M, 2), bands of SpecAugment in training; None or M = 0 for none.
+
+        """
+        feats = mean_normalise(self.fbank(wav))
+        if masks is not None and masks.shape[1]:
+            feats = spec_augment(feats, masks, num_t_mask=self._num_t_mask)
+        return self.model(feats)
+
+    def forward(self, wav: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None = None) -> HeadOutput:
+        """Return the head's output for waveforms (B, N), labels (B,) and masks (B, M, 2)."""
         assert self.projection is not None
-        return self.projection(self.embed(wav), labels)
+        return self.projection(self.embed(wav, masks), labels)
 
     def flat_state(self) -> dict[str, torch.Tensor]:
         """Return the weights under WeSpeaker's keys: the backbone's bare, the head's after ``projection.``."""

@@ -9,6 +9,7 @@ from torch import nn
 INT16_SCALE = 32768.0  # Kaldi computes on 16-bit steps; the log makes it an offset
 PREEMPHASIS = 0.97
 LOW_FREQ = 20.0  # Hz
+CACHED_SAMPLES = 1 << 16  # waveform samples whose spectra stay in a core's cache: the whole batch takes 5 times as long
 
 
 class Fbank(nn.Module):
@@ -67,11 +68,20 @@ class Fbank(nn.Module):
         """
         if wav.shape[-1] < self.length:
             raise ValueError(f"audio of {wav.shape[-1]} samples is shorter than one frame ({self.length} samples)")
+        if wav.device.type != "cpu":
+            return self._log_mel(wav)
+        return torch.cat([self._log_mel(rows) for rows in wav.split(max(1, CACHED_SAMPLES // wav.shape[-1]))])
+
+    def _log_mel(self, wav: torch.Tensor) -> torch.Tensor:
         frames = (wav.float() * INT16_SCALE).unfold(-1, self.length, self.shift)  # (B, T, length)
         frames = frames - frames.mean(dim=-1, keepdim=True)
-        previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
-        frames = (frames - PREEMPHASIS * previous) * self.window
-        power = torch.fft.rfft(frames, n=self.fft_length)[..., :-1].abs().square()
+        emphasised = frames.new_zeros(*frames.shape[:2], self.fft_length)
+        emphasised[..., 0] = (1.0 - PREEMPHASIS) * frames[..., 0]  # there is no sample before it: it is its own
+        emphasised[..., 1 : self.length] = torch.sub(frames[..., 1:], frames[..., :-1], alpha=PREEMPHASIS)
+        emphasised[..., : self.length] *= self.window
+        spectrum = torch.fft.rfft(emphasised)[..., :-1]
+        parts = torch.view_as_real(spectrum).square()
+        power = parts[..., 0] + parts[..., 1]
         return (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()
 
 

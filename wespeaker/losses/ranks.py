@@ -7,16 +7,22 @@ from torch import Tensor, distributed
 
 
 def rows_of_all_ranks(x: Tensor) -> Tensor:
-    """Return x (B, ...) of all processes, in the order of their ranks: (W B, ...), without gradient.
+    """Return x (B, ...) of all processes, in the order of their ranks: (sum of their B, ...), without gradient.
 
-    One all_gather; x itself where there is one process. All processes must hold the same B.
+    Two all_gathers, the first of the sizes, which may differ at the end of an epoch; x itself where there is one
+    process.
     """
     x = x.detach()
     if world_size() == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    counts = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
+    distributed.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    sizes = torch.cat(counts).tolist()
+    padded = x.new_zeros(max(sizes), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def world_size() -> int:

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from wespeaker.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,15 @@ def max_over_ranks(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:
         value = value.clone()
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return value
+
+
+def gathered(value: T, ranks: Ranks) -> list[T]:
+    """Return a value of every process, in the order of their ranks; for small objects and rare calls."""
+    if ranks.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.world_size
+    dist.all_gather_object(values, value)
+    return values
 
 
 def wait_for_all(ranks: Ranks) -> None:

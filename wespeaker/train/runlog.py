@@ -31,6 +31,7 @@ FREE_TO_CHANGE = {
     "dataloader_args.num_workers",
     "dataloader_args.prefetch_factor",
     "dataloader_args.pin_memory",
+    "dataset_args.max_bad_utts",
 }
 
 

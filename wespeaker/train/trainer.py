@@ -24,11 +24,12 @@ from wespeaker.data.corpora import uses_noise, uses_reverb
 from wespeaker.data.dataset import Batch, TrainingSet, collate, read_training_list
 from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
-from wespeaker.errors import InputError
+from wespeaker.errors import InputError, listing
 from wespeaker.losses import Head, RowSparseSGD, forget_momentum
 from wespeaker.progress import progress
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, schedules
+from wespeaker.train.bad_utts import BadUtts
 from wespeaker.train.dev import DevTrials, dev_eer
 from wespeaker.train.distributed import Ranks, wait_for_all
 from wespeaker.train.meter import Meter
@@ -89,6 +90,9 @@ def _training_set(config: Config, data: TrainingData) -> TrainingSet:
         aug_prob=args.aug_prob,
         reverb_share=args.reverb_share,
         rate=args.resample_rate,
+        align_direct_path=args.align_direct_path,
+        power_floor=args.snr_power_floor,
+        peak_normalise=args.peak_normalise,
     )
     return TrainingSet(utterances, args, augmenter, seed=config.seed)
 
@@ -110,12 +114,19 @@ class _Run:
             batch_size=config.dataloader_args.batch_size,
             num_epochs=config.num_epochs,
             seed=config.seed,
+            drop_last=config.dataloader_args.drop_last,
             rank=ranks.rank,
             world_size=ranks.world_size,
             start_step=self.step,
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.num_steps = self.steps_per_epoch * config.num_epochs
+        self.bad_utts = BadUtts(
+            Path(config.exp_dir) / "bad_utts.txt",
+            max_share=config.dataset_args.max_bad_utts,
+            num_utts=len(dataset),
+            ranks=ranks,
+        )
         self.scale = schedules.scale_ratio(
             config.scheduler_args, world_size=ranks.world_size, batch_size=config.dataloader_args.batch_size
         )
@@ -141,14 +152,16 @@ class _Run:
                 if self.step % self.steps_per_epoch == 0:
                     self._start_epoch()
                 rate, margin = self._set_schedules()
-                out = network(batch.wav, batch.labels)
+                out = network(batch.wav, batch.labels, batch.masks)
                 self.optimizer.zero_grad(set_to_none=True)
-                out.loss.backward()
+                (out.loss * self.sampler.share(self.step)).backward()  # the ranks' gradients are averaged
                 self.optimizer.step()
                 self.step += 1
                 meter.update(out, waited)
                 bar.update()
                 epoch_ends = self.step % self.steps_per_epoch == 0
+                if epoch_ends:
+                    self.bad_utts.end_epoch(self.step // self.steps_per_epoch)
                 if epoch_ends or self.step % self.config.log_batch_interval == 0:
                     row = self._row(meter.row(), rate, margin)
                     if epoch_ends:
@@ -169,7 +182,7 @@ class _Run:
         )
         size = sum(p.numel() for p in self.net.model.parameters()) / 1e6
         logger.info(
-            "%s (%.2f M parameters), %s over %d classes (%d speakers x %d speeds)",
+            "%s (%.2f M parameters), %s over %d classes (%d speakers, %d speeds)",
             self.config.model, size, self.config.projection_args["project_type"], self.dataset.num_classes,
             len(self.dataset.speakers), len(self.dataset.speeds),
         )  # fmt: skip
@@ -222,8 +235,8 @@ class _Run:
         for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
-            batch.wav = batch.wav.to(self.ranks.device, non_blocking=True)
-            batch.labels = batch.labels.to(self.ranks.device, non_blocking=True)
+            self.bad_utts.add(batch.bad)
+            batch = batch.to(self.ranks.device)
             yield batch, time.perf_counter() - started
             started = time.perf_counter()
 
@@ -280,7 +293,7 @@ class _Run:
         config = self.config
         state: dict[str, Any] = {
             "step": self.step,
-            "data": self._data_fingerprint(),
+            "data": self._data_facts(),
             "net": self.net.flat_state(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
@@ -295,9 +308,10 @@ class _Run:
         if not path.exists():
             return 0
         state = checkpoint.load(path)
-        if state["data"] != self._data_fingerprint():
+        changes = _changes(state["data"], self._data_facts())
+        if changes:
             raise InputError(
-                f"{path} was trained on {state['data']}, now the data is {self._data_fingerprint()}; "
+                f"{path} is of a run on other data: {'; '.join(changes)}; "
                 f"give another --exp_dir, or the same data and number of processes"
             )
         self.net.load_flat_state(state["net"])
@@ -305,11 +319,13 @@ class _Run:
         torch.set_rng_state(state["torch_rng"])
         return int(state["step"])
 
-    def _data_fingerprint(self) -> dict[str, int]:
+    def _data_facts(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on: labels are positions in the list of speakers."""
         return {
             "utterances": len(self.dataset),
             "classes": self.dataset.num_classes,
             "processes": self.ranks.world_size,
+            "speakers": self.dataset.speakers,
         }
 
     @contextmanager
@@ -328,3 +344,15 @@ class _Run:
             row["epoch"], row["loss"], 100 * row["accuracy"], row["margin"], row["learning_rate"], row["support"],
             row["utt_per_sec"], 100 * row["data_wait"], dev,
         )  # fmt: skip
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say which facts about the data of a run have changed."""
+    counts = [name for name in ("utterances", "classes", "processes") if before[name] != now[name]]
+    gone = sorted(set(before["speakers"]) - set(now["speakers"]))
+    new = sorted(set(now["speakers"]) - set(before["speakers"]))
+    return [
+        *(f"{before[name]} {name} then, {now[name]} now" for name in counts),
+        *([f"speakers that are no longer there: {listing(gone, 5)}"] if gone else []),
+        *([f"speakers that were not there: {listing(new, 5)}"] if new else []),
+    ]

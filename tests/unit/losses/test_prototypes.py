@@ -7,6 +7,7 @@ from torch import distributed
 from torch.nn import functional as F
 
 from wespeaker.losses import build_head, forget_momentum
+from wespeaker.losses.ranks import rows_of_all_ranks
 
 D, C, B = 5, 6, 8
 
@@ -127,6 +128,7 @@ def worker(rank, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
     torch.save(states_after_an_epoch(rank, 2), f"{folder}/{rank}.pt")
+    torch.save(rows_of_all_ranks(torch.arange(4)[2 * rank : 3 + rank].view(-1, 1)), f"{folder}/rows_{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -134,6 +136,8 @@ def test_two_processes_have_the_statistics_of_one(tmp_path):
     mp.spawn(worker, (str(tmp_path),), nprocs=2)
     expected = states_after_an_epoch(0, 1)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for rank in range(2):  # three rows of the first process and two of the second
+        assert torch.load(tmp_path / f"rows_{rank}.pt").tolist() == [[0], [1], [2], [2], [3]]
     for project_type in TYPES:
         state, losses = expected[project_type]
         for rank in range(2):

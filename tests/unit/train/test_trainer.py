@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from conftest import ROOT, SMALL
 
 from wespeaker.config import load_config
@@ -23,7 +24,7 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 def run(data_dir, tmp_path):
     """Train a very small network; returns its run folder."""
 
-    def go(name="run", *overrides, data_type="raw", dev=False, train_list=None):
+    def go(name="run", *overrides, data_type="raw", dev=False, train_list=None, ranks=ONE):
         config = load_config(
             ROOT / "conf" / "mini_qmargin.yaml",
             [*SMALL, "num_epochs=4", "dev_interval=2", f"exp_dir={tmp_path / name}", *overrides],
@@ -36,7 +37,7 @@ def run(data_dir, tmp_path):
         )
         vox2_test = data_dir / "vox2_test"
         trials = read_dev_trials(vox2_test / "dev.kaldi", vox2_test) if dev else None
-        train(config, data, dev=trials, ranks=ONE)
+        train(config, data, dev=trials, ranks=ranks)
         return Path(config.exp_dir)
 
     return go
@@ -139,8 +140,87 @@ def test_other_data_in_the_same_folder_is_refused(run, data_dir, tmp_path):
     run()
     lines = (data_dir / "vox2_dev" / "raw.list").read_text().splitlines()
     (tmp_path / "short.list").write_text("\n".join(lines[:20]) + "\n")
-    with pytest.raises(InputError, match=r"was trained on .*'utterances': 24.* now the data is .*'utterances': 20"):
+    with pytest.raises(
+        InputError, match=r"of a run on other data: 24 utterances then, 20 now; .*give another --exp_dir"
+    ):
         run(train_list=tmp_path / "short.list")
+
+
+def test_a_list_of_other_speakers_is_refused_though_it_is_as_long(run, data_dir, tmp_path):
+    """Labels are positions in the sorted list of speakers: all of them could mean someone else now."""
+    run()
+    text = (data_dir / "vox2_dev" / "raw.list").read_text()
+    (tmp_path / "other.list").write_text(text.replace('"spk": "id00013"', '"spk": "id09999"'))
+    gone_and_new = r"speakers that are no longer there: id00013; speakers that were not there: id09999;"
+    with pytest.raises(InputError, match=rf"of a run on other data: {gone_and_new}"):
+        run(train_list=tmp_path / "other.list")
+
+
+@pytest.mark.parametrize(("stop", "num_workers"), [(1, 0), (5, 1), (6, 0)])
+def test_a_run_goes_on_in_the_middle_of_an_epoch_at_the_very_batch(run, monkeypatch, stop, num_workers):
+    """Batches of 7 from 24 utterances: four steps an epoch, the last two of them smaller ones."""
+    overrides = (f"dataloader_args.num_workers={num_workers}", "dataloader_args.batch_size=7", "num_epochs=3")
+    whole = run("whole", *overrides)
+    real = trainer._Run._set_schedules
+
+    def interrupted(self):
+        if self.step == stop:
+            self._write_checkpoint(epoch=0)
+            raise KeyboardInterrupt
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Run, "_set_schedules", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("broken", *overrides)
+    broken = run("broken", *overrides)
+    assert [row["step"] for row in rows(whole)] == [4, 8, 12]
+    assert_same_weights(*(checkpoint.load(folder / "models" / "model_3.pt") for folder in (whole, broken)))
+
+
+@pytest.fixture
+def list_with_bad(data_dir, tmp_path):
+    """A training list of which two files are gone and one is not audio; and their keys."""
+    lines = (data_dir / "vox2_dev" / "raw.list").read_text().splitlines()
+    (tmp_path / "broken.wav").write_bytes(b"nothing")
+    bad = []
+    for index, file in ((3, "gone.wav"), (10, "broken.wav"), (17, "gone.wav")):
+        entry = json.loads(lines[index])
+        bad.append(entry["key"])
+        lines[index] = json.dumps({**entry, "wav": str(tmp_path / file), "num_samples": 30_000, "sample_rate": 16_000})
+    (tmp_path / "bad.list").write_text("\n".join(lines) + "\n")
+    return tmp_path / "bad.list", bad
+
+
+def test_bad_utterances_are_replaced_counted_and_listed(run, list_with_bad):
+    train_list, bad = list_with_bad
+    folder = run("run", "dataset_args.max_bad_utts=0.2", train_list=train_list)
+    lines = [line.split("\t") for line in (folder / "bad_utts.txt").read_text().splitlines()]
+    assert [key for key, _ in lines] == sorted(bad)
+    assert "gone.wav" in lines[0][1]
+    assert "broken.wav cannot be read as audio" in lines[1][1]
+    told = [line for line in (folder / "train.log").read_text().splitlines() if "could not be used" in line]
+    assert len(told) == 1  # and not again in each epoch
+    assert f"epoch 1: 3 of 24 utterances could not be used so far, others took their place (see {folder}" in told[0]
+    assert len(rows(folder)) == 4
+
+
+def test_too_many_bad_utterances_stop_the_run_which_may_be_told_to_go_on(run, list_with_bad):
+    train_list, _ = list_with_bad
+    with pytest.raises(InputError, match=r"of 24 training utterances cannot be used, more than .*max_bad_utts \(0.1\)"):
+        run("run", "dataset_args.max_bad_utts=0.1", train_list=train_list)
+    folder = run("run", "dataset_args.max_bad_utts=0.125", train_list=train_list)
+    assert len((folder / "bad_utts.txt").read_text().splitlines()) == 3
+    with pytest.raises(InputError, match=r"1 of 24 training utterances cannot be used"):
+        run("strict", train_list=train_list)
+
+
+def test_spec_augment_trains_other_weights_the_same_each_time(run):
+    plain, masked, again = (run(name, *args) for name, args in (
+        ("plain", ()), ("masked", ("dataset_args.spec_aug=true",)), ("again", ("dataset_args.spec_aug=true",)),
+    ))  # fmt: skip
+    assert_same_weights(final_weights(masked), final_weights(again))
+    assert not torch.equal(final_weights(plain)["conv1.weight"], final_weights(masked)["conv1.weight"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run):
@@ -152,8 +232,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 def test_one_nan_embedding_stops_the_run_before_it_is_saved(run, monkeypatch, tmp_path, loss):
     real, step = SpeakerNet.embed, count(1)
 
-    def damaged(self, wav):
-        embeddings = real(self, wav)
+    def damaged(self, wav, masks):
+        embeddings = real(self, wav, masks)
         return embeddings.index_fill(0, torch.tensor([1]), math.nan) if next(step) == 5 else embeddings
 
     monkeypatch.setattr(SpeakerNet, "embed", damaged)
@@ -214,3 +294,35 @@ def test_the_loss_rows_have_no_gap_for_softmax_losses(run):
     log = rows(run("run", "projection_args={project_type: add_margin}"))
     assert all("zero_loss_gap" not in row and row["support"] == row["support_max"] == 6 for row in log)
     assert all(row["zero_target"] == row["zero_loss"] == 0.0 for row in log)
+
+
+def of_two_processes(rank, folder, go):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    try:
+        go(Ranks(rank, 2, torch.device("cpu")))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_deal_with_unequal_parts_and_with_what_either_finds_bad(run, tmp_path, list_with_bad):
+    """Steps of 10, 7 and 7 utterances, with a loss that takes statistics over the batches of both."""
+    train_list, bad = list_with_bad
+    overrides = (
+        "dataloader_args.batch_size=5",
+        "dataset_args.max_bad_utts=0.2",
+        "projection_args={project_type: ada_margin}",
+    )
+
+    def go(ranks):
+        run("two", *overrides, train_list=train_list, ranks=ranks)
+
+    processes = [mp.get_context("fork").Process(target=of_two_processes, args=(rank, tmp_path, go)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [row["step"] for row in rows(tmp_path / "two")] == [3, 6, 9, 12]
+    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "two"))
+    listed = (tmp_path / "two" / "bad_utts.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == sorted(bad)
