@@ -26,14 +26,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from measuring import record
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from wespeaker.data.audio import AudioSource  # noqa: E402
-from wespeaker.data.riff import Pcm16  # noqa: E402
-from wespeaker.data.shards import ShardIndex, read_shard_list, save_index  # noqa: E402
-from wespeaker.data.utterances import TableBuilder, Utterance  # noqa: E402
+from wespeaker.data.audio import AudioSource
+from wespeaker.data.riff import Pcm16
+from wespeaker.data.shards import ShardIndex, read_shard_list, save_index
+from wespeaker.data.utterances import TableBuilder, Utterance
 
 NUM_UTTS, NUM_SPKS, UTTS_PER_SHARD = 1_092_009, 5_994, 1000
 NUM_WORKERS, ENTRIES = 4, 10_000
@@ -137,19 +135,14 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 if number > 0:  # the first is the warm-up
                     rows.append(json.loads(done.stdout))
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    revision = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "none"
-    where = {"numpy": np.__version__, "threads": 1, "revision": revision, "rounds": args.rounds}
-    where |= {"num_utts": NUM_UTTS, "utts_per_shard": UTTS_PER_SHARD, "workers": NUM_WORKERS, "entries_each": ENTRIES}
-    results = ROOT / "bench" / "results" / "index.jsonl"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    medians = {}
-    with results.open("a") as file:
-        for how, rows in found.items():
-            medians[how] = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-            row = {"how": how} | {name: round(value, 2) for name, value in medians[how].items()}
-            file.write(json.dumps(row | where) + "\n")
-            print(", ".join(f"{key} {value}" for key, value in row.items()))
+    medians = {
+        how: {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
+        for how, rows in found.items()
+    }
+    where = {"numpy": np.__version__, "rounds": args.rounds, "num_utts": NUM_UTTS, "utts_per_shard": UTTS_PER_SHARD}
+    rows_of_all = ({"how": how} | row for how, row in medians.items())
+    for row in record("index", rows_of_all, workers=NUM_WORKERS, entries_each=ENTRIES, **where):
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
     ratio = medians["objects"]["mb"] / medians["table"]["mb"]
     print(
         f"index: {medians['table']['wall_s']:.2f} s (goal <= {GOAL_SEC:g}), {medians['table']['mb']:.0f} MB in all "
