@@ -1,4 +1,4 @@
-"""Audio from files and from members of tar files: headers, partial reads, decoding of m4a, resampling."""
+"""Audio from files and from members of tar files: headers, partial reads, decoding of m4a."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
-from math import ceil, isfinite
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
-import torch
-from scipy.signal import firwin, resample_poly
 
 from wespeaker.data.riff import Pcm16, find_pcm16
 from wespeaker.errors import InputError
@@ -272,121 +267,3 @@ def _decode(source: AudioSource) -> tuple[np.ndarray, int, int]:
         raise InputError(f"{source} holds no audio (0 samples)")
     samples = np.concatenate([block.to_ndarray()[0] for block in blocks])
     return samples.astype(np.float32) * np.float32(1 / 32768), rate, channels
-
-
-# Zero crossings of the filter on each side of its centre, and the shape of its Kaiser window, by Kaiser's formulas:
-# 72 dB of attenuation beyond a transition of (72 - 8) / (14.36 x 48) = 9 % of the lower of the two sample rates,
-# half of it on each side of that rate's Nyquist frequency. (scipy's default: 10 and 5.0, 53 dB and 16 %.)
-ZERO_CROSSINGS, KAISER_BETA = 24, 7.0
-MIN_PHASES = 32  # outputs of one row of the matrix product: narrow products are slow
-MAX_POLYPHASE = 1 << 20  # numerator x denominator from which the matrix of all phases is too large
-
-
-def resample(wav: np.ndarray, step: Fraction) -> np.ndarray:
-    """Resample so that one output sample takes ``step`` input samples.
-
-    A step of 2 halves the sample rate; a step of 9/10 at an unchanged rate is speech at 0.9 times its speed. The
-    filter is linear-phase and its delay is taken out; beyond the ends of ``wav`` is silence, as in scipy's
-    ``resample_poly``.
-
-    Args:
-        wav: (N,) float32.
-        step: above 0.
-
-    Returns:
-        (ceil(N / step),) float32.
-
-    """
-    if step == 1:
-        return wav
-    if step.numerator * step.denominator > MAX_POLYPHASE:
-        lowpass = _lowpass(step).astype(np.float32)
-        return resample_poly(wav, step.denominator, step.numerator, window=lowpass)
-    phases, before, hop = _polyphase(step)
-    width, num_phases = phases.shape
-    num_samples = ceil(len(wav) / step)
-    num_blocks = ceil(num_samples / num_phases)
-    padded = torch.zeros((num_blocks - 1) * hop + width)
-    inside = torch.from_numpy(wav)[: len(padded) - before]
-    padded[before : before + len(inside)] = inside
-    # torch's product and not numpy's, which starts threads of its own in each of the loader's processes
-    return (padded.unfold(0, width, hop) @ phases).flatten()[:num_samples].numpy()
-
-
-@lru_cache
-def _lowpass(step: Fraction) -> np.ndarray:
-    """Return the filter at the common multiple of both sample rates, unit gain."""
-    steepest = max(step.numerator, step.denominator)
-    return firwin(2 * ZERO_CROSSINGS * steepest + 1, 1 / steepest, window=("kaiser", KAISER_BETA))
-
-
-@lru_cache
-def _polyphase(step: Fraction) -> tuple[torch.Tensor, int, int]:
-    """Return the filter as a matrix from a window of the input to a row of outputs.
-
-    Output n = sum over k of input[k] h[half + n p - k q] for a step of p / q; the matrix holds h for one window of
-    k and the J values of n that it covers, and the next J take the window that lies J p / q further on.
-
-    Returns:
-        matrix (K, J) float32, inputs of the window before its origin, inputs from one window to the next.
-
-    """
-    p, q = step.numerator, step.denominator
-    lowpass = _lowpass(step) * q
-    half = len(lowpass) // 2
-    num_phases = q * ceil(MIN_PHASES / q)
-    n = np.arange(num_phases)
-    k = np.arange(-(half // q), ((num_phases - 1) * p + half) // q + 1)
-    index = half + n * p - k[:, None] * q
-    inside = (index >= 0) & (index < len(lowpass))
-    phases = np.where(inside, lowpass[np.where(inside, index, 0)], 0.0).astype(np.float32)
-    return torch.from_numpy(phases), half // q, num_phases // q * p
-
-
-def fit_length(wav: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cut to ``num_samples``, or repeat from the start until there are that many."""
-    return wav[:num_samples] if len(wav) >= num_samples else np.resize(wav, num_samples)
-
-
-def read_crop(
-    source: AudioSource,
-    length: tuple[int, int],
-    *,
-    num_samples: int,
-    rate: int,
-    rng: np.random.Generator,
-    speed: Fraction = Fraction(1),
-) -> np.ndarray:
-    """Read a crop from a uniformly drawn position; only its own span is read and resampled.
-
-    Args:
-        source: the file or tar member.
-        length: its (samples, sample rate).
-        num_samples: samples to return, at ``rate``; shorter audio is repeated.
-        rate: sample rate to return, in Hz.
-        rng: draws the position.
-        speed: playing speed; pitch and formants move with it.
-
-    Returns:
-        (num_samples,) float32.
-
-    Raises:
-        InputError: the span cannot be read, is not all there, or holds values that are not finite.
-
-    """
-    available, source_rate = length
-    step = speed * Fraction(source_rate, rate)
-    needed = ceil(num_samples * step)
-    start = int(rng.integers(max(available - needed, 0) + 1))
-    wav = read_audio(source, start, needed)
-    if len(wav) < min(needed, available - start):
-        raise InputError(f"{source} ends at sample {start + len(wav)}; it is shorter than its entry says ({available})")
-    if not isfinite(power(wav)):
-        raise InputError(f"{source} holds samples that are not finite numbers")
-    return fit_length(resample(wav, step), num_samples)
-
-
-def power(wav: np.ndarray) -> float:
-    """Return the mean square of (N,) float32; not finite if any sample is not."""
-    samples = torch.from_numpy(wav)
-    return float(samples @ samples) / len(wav)

@@ -10,8 +10,10 @@ from math import isfinite
 import numpy as np
 from scipy.fft import irfft, rfft
 
-from wespeaker.data.audio import power, read_audio, read_crop, resample
+from wespeaker.data.audio import read_audio
+from wespeaker.data.crops import power, read_crop
 from wespeaker.data.manifest import BankFile
+from wespeaker.data.resampling import resample
 from wespeaker.errors import InputError
 
 # SNR ranges in dB by kind of noise, as in Kaldi's and WeSpeaker's VoxCeleb recipes.

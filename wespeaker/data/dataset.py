@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import Dataset
 
 from wespeaker.config import DatasetArgs
-from wespeaker.data.audio import read_crop
 from wespeaker.data.augment import Augmenter
+from wespeaker.data.crops import read_crop
 from wespeaker.data.features import INT16_SCALE, Fbank
 from wespeaker.data.manifest import read_raw_list
 from wespeaker.data.randomness import generator

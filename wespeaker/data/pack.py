@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from wespeaker.data.audio import AudioSource, quick_header, read_audio, read_bytes, read_whole, resample
+from wespeaker.data.audio import AudioSource, quick_header, read_audio, read_bytes, read_whole
 from wespeaker.data.randomness import generator
+from wespeaker.data.resampling import resample
 from wespeaker.data.riff import Pcm16, find_pcm16
 from wespeaker.data.shards import ShardIndex, check_member_name, index_path, load_index, save_index
 from wespeaker.data.utterances import NO_PCM, TableBuilder, Utterance, make_table

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from wespeaker.data.audio import read_audio, resample
+from wespeaker.data.audio import read_audio
 from wespeaker.data.manifest import Utterance
+from wespeaker.data.resampling import resample
 from wespeaker.errors import InputError, listing
 from wespeaker.progress import progress
 from wespeaker.speaker_net import SpeakerNet

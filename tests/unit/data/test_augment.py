@@ -171,7 +171,7 @@ def test_the_part_of_a_noise_that_is_needed_is_all_that_is_read(augmenter, bank,
         spans.append(num_samples)
         return read_audio(source, start, num_samples)
 
-    monkeypatch.setattr("wespeaker.data.audio.read_audio", watched)
+    monkeypatch.setattr("wespeaker.data.crops.read_audio", watched)
     augment = augmenter(noises=[bank("noise/long.wav", noise_like(0.1, 100_000))], aug_prob=1.0, reverb_share=0.0)
     augment(noise_like(0.1, 8000), generator(0))
     assert spans == [8000]
