@@ -73,7 +73,7 @@ def main() -> None:
         evaluation = evaluate_embeddings(args.embeddings, args.trials, mean_vec=args.mean_vec, **asked)
     print(evaluation.table)
     if evaluation.det_path is not None:
-        print(f"\nDET plot: {evaluation.det_path}\nresults:  {evaluation.results_path}")
+        print(f"\nDET plot:   {evaluation.det_path}\nresults:    {evaluation.results_path}")
     if evaluation.threshold_path is not None:
         print(f"thresholds: {evaluation.threshold_path}")
 

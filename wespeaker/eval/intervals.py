@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from wespeaker.data.trials import LABELS, Trials
 from wespeaker.errors import InputError, listing
@@ -60,8 +60,7 @@ def trial_speakers(trials: Trials, utt2spk: Mapping[str, str] | None = None) -> 
         if unnamed:
             raise InputError(
                 f"intervals need the speaker of each utterance, and {len(unnamed)} of {len(trials.utts)} names do not "
-                f"begin with 'speaker/': {listing(unnamed)}; give the speakers with --utt2spk FILE, or --replicates 0 "
-                "for no intervals"
+                f"begin with 'speaker/': {listing(unnamed)}; give the speakers with --utt2spk FILE"
             )
         speakers = [utt.partition("/")[0] for utt in trials.utts]
     else:
@@ -243,4 +242,4 @@ def upper_bound(count: int, num: int, *, level: float = LEVEL) -> float:
     >>> round(upper_bound(0, 3000), 6)  # the rule of three: 3 / 3000
     0.000998
     """
-    return 1.0 if count == num else float(beta.ppf(level, count + 1, num - count))
+    return 1.0 if count == num else float(betaincinv(count + 1, num - count, level))

@@ -107,7 +107,10 @@ def evaluate_list(trials: Trials, scores: NDArray[np.float64], asked: Asked) -> 
     if not asked.replicates:
         return ListResult(tradeoff, rates, points, None)
 
-    speakers = trial_speakers(trials, asked.utt2spk)
+    try:
+        speakers = trial_speakers(trials, asked.utt2spk)
+    except InputError as error:
+        raise InputError(f"{error} (or --replicates 0, for no intervals)") from None
     thresholds = [target.threshold for target in targets]
     grid = far_grid(tradeoff.num_nontarget)
 

@@ -48,10 +48,10 @@ def results_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def range_text(interval: Sequence[float], digits: int) -> str:
-    """Return an interval such as ``3.91–5.62``, or ``-0.3…0.1`` where a sign would be hard to tell from the dash."""
+def _range(interval: Sequence[float], digits: int) -> str:
+    """Return an interval such as ``3.91–5.62``."""
     low, high = (f"{end:.{digits}f}" for end in interval)
-    return f"{low}–{high}" if interval[0] >= 0 else f"{low}…{high}"
+    return f"{low}–{high}"
 
 
 def _level(intervals: Mapping[str, Any]) -> str:
@@ -70,8 +70,8 @@ def _left(name: str, result: Mapping[str, Any]) -> list[list[str]]:
     eer, costs = f"{100 * result['eer']:.3f}", [f"{dcf:.4f}" for dcf in result["min_dcf"].values()]
     left = [[name, eer, *costs], [f"  {result['num_target']:,} target"], [f"  {result['num_nontarget']:,} nontarget"]]
     if interval := result.get("interval"):
-        left[1] += [range_text([100 * end for end in interval["eer"]], 2)]
-        left[1] += [range_text(ends, 3) for ends in interval["min_dcf"].values()]
+        left[1] += [_range([100 * end for end in interval["eer"]], 2)]
+        left[1] += [_range(ends, 3) for ends in interval["min_dcf"].values()]
         left.append([f"  {interval['num_speakers']:,} speakers"])
     return [[*cells, *[""] * (len(left[0]) - len(cells))] for cells in left]
 
@@ -90,7 +90,7 @@ def _points(result: Mapping[str, Any], *, beside: bool) -> list[list[str]]:
             points.append([percent, f"not resolvable ({result['num_nontarget']:,} nontargets)"])
             continue
         interval = result["interval"]["tar_at_far"][far] if "interval" in result else None
-        middle = [range_text([100 * end for end in interval], 2) if interval else ""] if beside else []
+        middle = [_range([100 * end for end in interval], 2) if interval else ""] if beside else []
         last = [f"{point['num_false_accepts']:,}", f"{point['threshold']:.5f}"]
         points.append([percent, f"{100 * point['tar']:.2f}", *middle, *last])
     return points

@@ -118,11 +118,15 @@ def test_speakers_are_read_off_the_names_or_looked_up() -> None:
 @pytest.mark.parametrize(
     ("utts", "utt2spk", "message"),
     [
-        (["a/1", "a2", "b/1"], None, "1 of 3 names do not begin with 'speaker/': a2; give .* --utt2spk FILE, or --rep"),
+        (["a/1", "a2", "b/1"], None, "1 of 3 names do not begin with 'speaker/': a2; give .* --utt2spk FILE"),
         (["/a/1", "a/2", "b/1"], None, "1 of 3 names do not begin with 'speaker/': /a/1"),
         (["x", "y", "z"], {"x": "a"}, "2 of 3 utterances have no speaker: y, z"),
         (["a/1", "b/1", "b/2"], None, "1 labels contradict .*a/1 b/1 is target of a and b"),
-        (["wav/a", "wav/b", "wav/c"], None, r"first '/' \(give --utt2spk FILE if .*wav/a wav/c is nontarget of wav and"),
+        (
+            ["wav/a", "wav/b", "wav/c"],
+            None,
+            r"first '/' \(give --utt2spk FILE if .*wav/a wav/c is nontarget of wav and",
+        ),
         (["x", "y", "z"], {"x": "a", "y": "b", "z": "b"}, "utt2spk: x y is target of a and b"),
     ],
 )
