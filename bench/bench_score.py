@@ -71,7 +71,9 @@ def make_corpus(folder: Path) -> Corpus:
     vectors = rng.standard_normal((NUM_UTTS, EMBED_DIM), dtype=np.float32) * 2 + 1
     vectors += speakers[np.arange(NUM_UTTS) // UTTS_PER_SPK]
     utts = [f"id{10000 + i // UTTS_PER_SPK}/{i % UTTS_PER_SPK:011d}/00001.wav" for i in range(NUM_UTTS)]
-    enroll, test = rng.integers(0, NUM_UTTS, (2, NUM_TRIALS), dtype=np.int32)
+    # As in the published lists: an utterance is enrolled in a row of trials, by turns target and nontarget.
+    enroll = np.arange(NUM_TRIALS, dtype=np.int32) // 4 % NUM_UTTS
+    test = rng.integers(0, NUM_UTTS, NUM_TRIALS, dtype=np.int32)
     same = np.minimum(enroll[::2] // UTTS_PER_SPK * UTTS_PER_SPK + test[::2] % UTTS_PER_SPK, NUM_UTTS - 1)
     test[::2] = same
     corpus = Corpus(folder, dict(zip(utts, vectors, strict=True)), vectors.mean(axis=0))

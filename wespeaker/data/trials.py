@@ -20,6 +20,7 @@ from wespeaker.files import replacing
 logger = logging.getLogger(__name__)
 
 LABELS = ("nontarget", "target")  # LABELS[is_target]
+_BLOCK = 4096  # lines written at a time
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,14 @@ def write_scores(path: str | os.PathLike[str], trials: Trials, scores: ArrayLike
         trials: N trials.
         scores: (N,), converted to float64.
     """
-    values = np.asarray(scores, dtype=np.float64).tolist()
-    columns = zip(trials.enroll.tolist(), trials.test.tolist(), values, trials.is_target.tolist(), strict=True)
+    scores = np.asarray(scores, dtype=np.float64)
     utts = trials.utts
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{utts[e]} {utts[t]} {score!r} {LABELS[label]}\n" for e, t, score, label in columns)
+        for start in range(0, len(trials), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            columns = (column[block].tolist() for column in (trials.enroll, trials.test, scores, trials.is_target))
+            lines = [f"{utts[e]} {utts[t]} {s!r} {LABELS[label]}\n" for e, t, s, label in zip(*columns, strict=True)]
+            file.write("".join(lines))
 
 
 def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Trials, NDArray[np.float64]]:
@@ -131,12 +135,14 @@ def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Tri
     index.default_factory = index.__len__  # a new name gets the next index
     enroll, test, scores, labels = array("i"), array("i"), array("d"), bytearray()
     for number, fields in chain([first], lines):
-        if not layout.fits(fields):
+        # What layout.fits says, spelt out: a tenth of the time of reading a list of half a million trials.
+        is_target = layout.is_target.get(fields[layout.label]) if len(fields) == layout.width else None
+        if is_target is None:
             expected = f"{_texts([layout])} as in the lines before"
             raise InputError(f"{path}:{number}: expected {expected}, found {_shortened(fields)}")
         enroll.append(index[fields[layout.enroll]])
         test.append(index[fields[layout.test]])
-        labels.append(layout.is_target[fields[layout.label]])
+        labels.append(is_target)
         if layout.score is not None:
             scores.append(_finite(fields[layout.score], path, number))
     trials = Trials(

@@ -69,12 +69,13 @@ def cosine_scores(
             "take both from one model"
         )
     index = {utt: row for row, utt in enumerate(utts)}
-    missing = [utt for utt in trials.utts if utt not in index]
-    if missing:
+    found = list(map(index.get, trials.utts))
+    if None in found:
+        missing = [utt for utt in trials.utts if utt not in index]
         raise InputError(
             f"{len(missing)} of {len(trials.utts)} utterances in the trials have no embedding: {listing(missing)}"
         )
-    rows = np.array([index[utt] for utt in trials.utts])
+    rows = np.array(found)
     norms = np.empty(len(rows))
     for start in range(0, len(rows), _BLOCK):
         block = embeddings[rows[start : start + _BLOCK]] - mean
