@@ -12,7 +12,9 @@ bring it along: with c_a the times that speaker a was drawn,
 
 This is the bootstrap of Snijders and Borgatti (Connections 22, 1999) for relations between pairs; Owen (Annals of
 Applied Statistics 1, 2007) shows that it errs on the long side, where the noise of single pairs outweighs the
-differences between speakers.
+differences between speakers. It needs speakers enough: in simulations as in tests/unit/eval/test_coverage.py 95 %
+intervals cover the EER in 93 to 97 % of the runs with 500 or 100 speakers, in 89 % with 40, and the minDCF, a minimum over
+thresholds, in 93, 83 and 71 %.
 """
 
 from __future__ import annotations
@@ -156,8 +158,8 @@ class _Resampled:
 
 def _accepted(weights: NDArray[np.int32], nums: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the total weight of the first ``n`` trials for each n of ``nums``."""
-    total = np.concatenate(([0], np.cumsum(weights, dtype=np.int64)))
-    return total[nums]
+    total = np.cumsum(weights, dtype=np.int64)
+    return np.where(nums > 0, total[nums - 1], 0)
 
 
 def bootstrap_quantiles(
@@ -167,7 +169,7 @@ def bootstrap_quantiles(
 
     A minimum over thresholds, as in minDCF, is too low on the list it was chosen on, and lower still on a replicate of
     that list. Efron (Canadian Journal of Statistics 9, 1981) shifts the share p to Phi(Phi^-1(p) + 2 z0), where
-    z0 = Phi^-1(share of replicates below the estimate). In the simulations of tests/unit/eval/test_coverage.py it lets
+    z0 = Phi^-1(share of replicates below the estimate). In simulations as in tests/unit/eval/test_coverage.py it lets
     95 % intervals of minDCF with 500 speakers cover the truth in 94 instead of 89 % of the runs, and leaves EER and
     TAR as they were.
 
