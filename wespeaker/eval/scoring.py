@@ -16,13 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.det import plot_det
-from wespeaker.eval.embeddings import PathLike, load_embeddings, load_mean_vec
+from wespeaker.eval.embeddings import (
+    BLOCK,
+    PathLike,
+    centred_norms,
+    check_mean_vec,
+    find_rows,
+    load_embeddings,
+    load_mean_vec,
+)
 from wespeaker.eval.metrics import ErrorTradeoff, eer, error_tradeoff, min_dcf, tar_at_far
 from wespeaker.eval.table import results_table
 from wespeaker.files import replacing
 
 DEFAULT_FARS = (1e-2, 1e-3, 1e-4, 1e-5)
-_BLOCK = 1024  # trials or utterances at a time: 2 MB a side at D = 256, the fastest of 512 … 32768 (cache)
 
 
 @dataclass(frozen=True)
@@ -59,35 +66,14 @@ def cosine_scores(
             (norm 0 after the subtraction), naming the first ten; if the mean has another dimension.
     """
     embeddings = np.asarray(embeddings)
-    mean = np.zeros(embeddings.shape[1]) if mean_vec is None else np.asarray(mean_vec, dtype=np.float64)
-    if mean.shape != embeddings.shape[1:]:
-        raise InputError(
-            f"the mean vector has shape {mean.shape}, the embeddings have {embeddings.shape[1]} numbers; "
-            "take both from one model"
-        )
-    index = {utt: row for row, utt in enumerate(utts)}
-    missing = [utt for utt in trials.utts if utt not in index]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(trials.utts)} utterances in the trials have no embedding: {listing(missing)}"
-        )
-    rows = np.array([index[utt] for utt in trials.utts])
-    norms = np.empty(len(rows))
-    for start in range(0, len(rows), _BLOCK):
-        block = embeddings[rows[start : start + _BLOCK]] - mean
-        norms[start : start + _BLOCK] = np.sqrt(np.einsum("ud,ud->u", block, block))
-    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))  # a NaN or inf anywhere makes the norm NaN or inf
-    if bad.size:
-        raise InputError(
-            f"{bad.size} of {len(rows)} embeddings cannot be scored, because they hold NaN or inf or have norm 0"
-            f"{'' if mean_vec is None else ' after subtraction of the mean'}: "
-            + listing([trials.utts[int(i)] for i in bad])
-        )
+    mean = check_mean_vec(mean_vec, embeddings.shape[1])
+    rows = find_rows(trials.utts, utts)
+    norms = centred_norms(embeddings, rows, mean, names=trials.utts)
     scores = np.empty(len(trials))
-    for start in range(0, len(trials), _BLOCK):
-        enroll, test = trials.enroll[start : start + _BLOCK], trials.test[start : start + _BLOCK]
+    for start in range(0, len(trials), BLOCK):
+        enroll, test = trials.enroll[start : start + BLOCK], trials.test[start : start + BLOCK]
         dots = np.einsum("nd,nd->n", embeddings[rows[enroll]] - mean, embeddings[rows[test]] - mean)
-        scores[start : start + _BLOCK] = dots / (norms[enroll] * norms[test])
+        scores[start : start + BLOCK] = dots / (norms[enroll] * norms[test])
     return np.clip(scores, -1.0, 1.0, out=scores)  # rounding may give 1 + 2e-16
 
 
@@ -171,6 +157,7 @@ def evaluate_scores(
     fars: Sequence[float] = DEFAULT_FARS,
     p_target: float = 0.01,
     note: str | None = None,
+    prefix: str = "",
 ) -> Evaluation:
     """Compute the error rates of ready score files; write them and a DET plot if ``output_dir`` is given.
 
@@ -181,21 +168,28 @@ def evaluate_scores(
         fars: asked false acceptance rates, in (0, 1].
         p_target: prior of a target trial in minDCF.
         note: as in `evaluate_embeddings`.
+        prefix: what the names of the score files begin with, such as ``vox2_dev_asnorm300_``. Results are keyed
+            without it, and the files written begin with it: they lie beside those of the same lists' other scores.
 
     Raises:
         InputError: whatever is wrong with a file, named.
     """
     tradeoffs = {}
-    for name, path in zip(_names(score_files), score_files, strict=True):
+    for name, path in zip(_names(score_files, prefix), score_files, strict=True):
         trials, scores = read_scores(path)
         try:
             tradeoffs[name] = error_tradeoff(scores, trials.is_target, trial_name=trials.name)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     results = _results(
-        tradeoffs, {"score": "score files"}, fars=fars, p_target=p_target, note=note, output_dir=output_dir
+        tradeoffs,
+        {"score": prefix.rstrip("_") or "score files"},
+        fars=fars,
+        p_target=p_target,
+        note=note,
+        output_dir=output_dir,
     )
-    return _write(results, tradeoffs, fars=fars, output_dir=output_dir)
+    return _write(results, tradeoffs, fars=fars, output_dir=output_dir, prefix=prefix)
 
 
 def _results(
@@ -224,24 +218,27 @@ def _write(
     *,
     fars: Sequence[float],
     output_dir: PathLike | None,
+    prefix: str = "",
 ) -> Evaluation:
     """Write the plot, the table and last results.json: where it is new, all is new."""
     table = results_table(results)
     if output_dir is None:
         return Evaluation(results, table, None, None)
-    results_path, det_path = Path(output_dir, "results.json"), Path(output_dir, "det.png")
+    results_path, table_path, det_path = (
+        Path(output_dir, prefix + name) for name in ("results.json", "results.txt", "det.png")
+    )
     plot_det(tradeoffs, det_path, fars=fars, title=results.get("note"))
-    for path, text in ((Path(output_dir, "results.txt"), table), (results_path, json.dumps(results, indent=2))):
+    for path, text in ((table_path, table), (results_path, json.dumps(results, indent=2))):
         with replacing(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     return Evaluation(results, table, results_path, det_path)
 
 
-def _names(paths: Sequence[PathLike]) -> list[str]:
+def _names(paths: Sequence[PathLike], prefix: str = "") -> list[str]:
     """Return what results call the files; two files of one name would overwrite each other."""
     if not paths:
         raise InputError("there is nothing to evaluate: give at least one file")
-    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name) for path in paths]
+    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name.removeprefix(prefix)) for path in paths]
     clashes = sorted({name for name in names if names.count(name) > 1})
     if clashes:
         raise InputError(f"several files are called {listing(clashes)}; evaluate them in separate folders")
