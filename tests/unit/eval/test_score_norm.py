@@ -244,7 +244,7 @@ def test_a_bad_file_stops_all_before_anything_is_written(files: Path, text: str,
 
 
 def test_two_files_of_one_name_are_refused(files: Path) -> None:
-    with pytest.raises(InputError, match="several score files are called all.kaldi.score"):
+    with pytest.raises(InputError, match=r"several score files are called all\.kaldi\.score;"):
         _normalise_files(files, "all.kaldi.score", "vox1/../all.kaldi.score")
 
 
