@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from _cli import Parser, run
+from _cli import Parser, add_evaluation, print_evaluation, run, to_evaluation
 
 from wespeaker.errors import InputError
 from wespeaker.eval.calibrated_scores import calibrate_files, effect_table, read_durations, train_calibration
 from wespeaker.eval.calibration import MEASURES, load_calibration, save_calibration
 from wespeaker.eval.calibration_trials import NUM_TRIALS
 from wespeaker.eval.score_norm import DEFAULT_TOP_N, METHODS, score_kind
-from wespeaker.eval.scoring import DEFAULT_FARS, evaluate_scores
+from wespeaker.eval.scoring import evaluate_scores
 
 
 def main() -> None:
@@ -25,13 +25,10 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="as the scores were normalised")
     parser.add_argument("--top_n", type=int, default=DEFAULT_TOP_N, help="as the scores were normalised")
     parser.add_argument("--measures", nargs="*", default=list(MEASURES), metavar="NAME", help="quality measures")
-    parser.add_argument("--num_trials", type=int, default=NUM_TRIALS, help="training trials, at most")
-    parser.add_argument("--seed", type=int, default=42, help="draws them")
+    parser.add_argument("--num_trials", type=int, default=NUM_TRIALS, help="training trials, at most; drawn by --seed")
     parser.add_argument("--model", metavar="JSON", help="a calibration to apply, instead of a training set")
     parser.add_argument("--output_dir", metavar="DIR", required=True, help="where to write")
-    parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
-    parser.add_argument("--p_target", type=float, default=0.01, help="prior of a target trial")
-    parser.add_argument("--note", help="a remark that heads the results, such as which corpus this is")
+    add_evaluation(parser)
     args = parser.parse_args()
 
     folder = Path(args.output_dir, "calibration")
@@ -56,15 +53,13 @@ def main() -> None:
             output_dir=folder,
         )
         save_calibration(folder / f"{calibration.score}.json", calibration)
-    prefix = f"cali_{calibration.score}_"
     effects = calibrate_files(args.scores, calibration, utt2dur=durations, output_dir=args.output_dir)
     evaluation = evaluate_scores(
-        list(effects), output_dir=args.output_dir, fars=args.far, p_target=args.p_target, note=args.note, prefix=prefix
+        list(effects), output_dir=args.output_dir, prefix=f"cali_{calibration.score}_", **to_evaluation(args)
     )
-    print(evaluation.table)
+    print_evaluation(evaluation)
     by_list = dict(zip(evaluation.results["trials"], effects.values(), strict=True))
     print(f"\n{effect_table(by_list, p_target=calibration.p_target)}")
-    print(f"\nDET plot: {evaluation.det_path}\nresults:  {evaluation.results_path}")
 
 
 run(main)

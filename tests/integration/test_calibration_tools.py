@@ -42,15 +42,26 @@ def _files(folder: Path) -> set[str]:
 def _score_norm(exp: Path) -> list[object]:
     return [
         *("--scores", exp / "scores/all.kaldi.score", "--embeddings", exp / "vox1/xvector.scp"),
-        *("--cohort", exp / "vox2_dev/xvector.scp", "--utt2spk", exp / "vox2_dev/utt2spk", "--top_n", 6),
-        *("--output_dir", exp / "scores", "--far", "1e-1", "--note", "made up"),
+        *("--cohort", exp / "vox2_dev/xvector.scp", "--cohort_utt2spk", exp / "vox2_dev/utt2spk", "--top_n", 6),
+        *(
+            "--output_dir",
+            exp / "scores",
+            "--far",
+            "1e-1",
+            "--note",
+            "made up",
+            "--replicates",
+            100,
+            "--target_far",
+            "0.05",
+        ),
     ]
 
 
 def _calibrate(exp: Path) -> list[object]:
     return [
         *("--scores", exp / "scores/vox2_dev_asnorm6_all.kaldi.score", "--utt2dur", exp / "vox1/utt2dur"),
-        *("--output_dir", exp / "scores", "--far", "1e-1"),
+        *("--output_dir", exp / "scores", "--far", "1e-1", "--replicates", 0),
     ]
 
 
@@ -59,7 +70,7 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
     assert done.returncode == 0, done.stderr
     results = exp / "scores" / "vox2_dev_asnorm6_results.json"
     assert done.stdout.startswith("made up\n\ntrial list ")
-    assert f"results:  {results}\n" in done.stdout
+    assert f"results:    {results}\n" in done.stdout
     assert json.loads(results.read_text())["score"] == "vox2_dev_asnorm6"
     assert list(json.loads(results.read_text())["trials"]) == ["all"]
 
@@ -70,6 +81,7 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
     cali = {f"cali_vox2_dev_asnorm6_{name}" for name in ("all.kaldi.score", "effect.json")}
     for prefix in ("vox2_dev_asnorm6_", "cali_vox2_dev_asnorm6_"):
         cali |= {prefix + name for name in ("det.png", "results.json", "results.txt")}
+    cali.add("vox2_dev_asnorm6_threshold.json")
     cali |= {f"calibration/{name}" for name in ("vox2_dev_asnorm6.json", "vox2_cali.kaldi")}
     cali |= {"calibration/vox2_dev_asnorm6_vox2_cali.kaldi.score", "vox2_dev_asnorm6_all.kaldi.score"}
     assert _files(exp / "scores") == cali | {"all.kaldi.score"}

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from wespeaker.errors import InputError
 from wespeaker.files import replacing
@@ -136,6 +135,8 @@ def resample(wav: np.ndarray, step: Fraction) -> np.ndarray:
     """
     if step == 1:
         return wav
+    from scipy.signal import resample_poly  # here: it takes half a second to import, and scoring reads no audio
+
     return resample_poly(wav, step.denominator, step.numerator).astype(np.float32)
 
 

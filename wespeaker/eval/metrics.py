@@ -130,9 +130,11 @@ def corners(tradeoff: ErrorTradeoff) -> NDArray[np.intp]:
     >>> corners(error_tradeoff([5, 4, 3, 2, 1], [True, True, False, False, True]))
     array([0, 2, 4, 5])
     """
-    one_class = [np.diff(counts) == 0 for counts in (tradeoff.num_true_accepts, tradeoff.num_false_accepts)]
-    straight = [same[:-1] & same[1:] for same in one_class]
-    return np.flatnonzero(np.concatenate(([True], ~(straight[0] | straight[1]), [True])))
+    counts = np.stack((tradeoff.num_true_accepts, tradeoff.num_false_accepts))
+    distinct = np.flatnonzero(np.append(True, np.diff(counts).any(axis=0)))  # all of them, but where weights are 0
+    same = np.diff(counts[:, distinct]) == 0
+    straight = (same[:, :-1] & same[:, 1:]).any(axis=0)
+    return distinct[np.concatenate(([True], ~straight, [True]))]
 
 
 def eer(tradeoff: ErrorTradeoff) -> float:
