@@ -17,6 +17,7 @@ from wespeaker.errors import InputError  # noqa: E402
 
 if TYPE_CHECKING:
     from wespeaker.data.corpora import Corpora
+    from wespeaker.eval.score_norm import Cohort
     from wespeaker.eval.scoring import Evaluation
 
 CORPORA = {
@@ -50,6 +51,30 @@ def to_corpora(args: argparse.Namespace) -> Corpora:
     from wespeaker.data.corpora import Corpora  # here, since it imports torch, which takes seconds
 
     return Corpora(**{name: getattr(args, name) for name in CORPORA})
+
+
+def add_cohort(parser: Parser) -> None:
+    """Add the options of score normalisation: a cohort of speakers, and how scores are compared with it."""
+    from wespeaker.eval.score_norm import DEFAULT_TOP_N, METHODS
+
+    parser.add_argument(
+        "--cohort", metavar="SCP", help="xvector.scp of the training set, whose speakers are the cohort"
+    )
+    parser.add_argument("--cohort_utt2spk", metavar="FILE", help="'utt spk' lines of the training set")
+    parser.add_argument("--mean_vec", metavar="NPY", help="mean of the training embeddings, as in tools/score.py")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="nearest speakers, or all of them")
+    parser.add_argument("--top_n", type=int, default=DEFAULT_TOP_N, help="how many nearest speakers (asnorm)")
+
+
+def to_cohort(args: argparse.Namespace) -> tuple[Cohort, int | None, str]:
+    """Return what those options gave: the cohort, its top_n (None for all), and what such scores are called."""
+    from wespeaker.eval.score_norm import load_cohort, score_kind
+
+    if args.cohort is None or args.cohort_utt2spk is None:
+        raise InputError("give --cohort and --cohort_utt2spk, the embeddings and the speakers of the training set")
+    kind = score_kind(args.method, args.top_n, cohort_name=Path(args.cohort).resolve().parent.name)
+    cohort = load_cohort(args.cohort, args.cohort_utt2spk, mean_vec=args.mean_vec)
+    return cohort, args.top_n if args.method == "asnorm" else None, kind
 
 
 def add_evaluation(parser: Parser) -> None:

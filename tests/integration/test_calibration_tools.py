@@ -39,10 +39,14 @@ def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def _cohort(exp: Path) -> list[object]:
+    return ["--cohort", exp / "vox2_dev/xvector.scp", "--cohort_utt2spk", exp / "vox2_dev/utt2spk", "--top_n", 6]
+
+
 def _score_norm(exp: Path) -> list[object]:
     return [
         *("--scores", exp / "scores/all.kaldi.score", "--embeddings", exp / "vox1/xvector.scp"),
-        *("--cohort", exp / "vox2_dev/xvector.scp", "--cohort_utt2spk", exp / "vox2_dev/utt2spk", "--top_n", 6),
+        *_cohort(exp),
         *(
             "--output_dir",
             exp / "scores",
@@ -74,8 +78,7 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
     assert json.loads(results.read_text())["score"] == "vox2_dev_asnorm6"
     assert list(json.loads(results.read_text())["trials"]) == ["all"]
 
-    training = ("--data_dir", exp / "vox2_dev", "--embeddings", exp / "vox2_dev/xvector.scp", "--top_n", 6)
-    done = tool("calibrate", *_calibrate(exp), *training)
+    done = tool("calibrate", *_calibrate(exp), "--data_dir", exp / "vox2_dev", *_cohort(exp))
     assert done.returncode == 0, done.stderr
     assert "actDCF" in done.stdout
     cali = {f"cali_vox2_dev_asnorm6_{name}" for name in ("all.kaldi.score", "effect.json")}
@@ -99,9 +102,10 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
         ("score_norm", ["--top_n", "13"], "the cohort has 12 speakers, which is fewer than top_n = 13"),
         ("score_norm", ["--scores", "no.score"], "no.score does not exist; score the trials first (stage 5)"),
         ("score_norm", ["--method", "znorm"], "invalid choice: 'znorm'"),
-        ("calibrate", [], "give --data_dir and --embeddings of a training set, or a ready --model"),
+        ("calibrate", [], "give either --data_dir, a set to train a calibration on, or --model, a ready one"),
+        ("calibrate", ["--data_dir", "."], "give --cohort and --cohort_utt2spk"),
         ("calibrate", ["--model", "no.json"], "no.json does not exist"),
-        ("calibrate", ["--model", "no.json", "--data_dir", "."], "--model is one, give either"),
+        ("calibrate", ["--model", "no.json", "--data_dir", "."], "give either --data_dir"),
     ],
 )
 def test_misuse_is_one_sentence_and_leaves_nothing(

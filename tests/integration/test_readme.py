@@ -46,6 +46,7 @@ def shrunk(command):
     if "--gpus" in words:
         at = words.index("--gpus")
         words[at : at + 2] = ["--nproc", "1"]
+    words += ["--top_n", "4"]
     if "--corpus" not in words:
         words += ["--mini_args", TINY_CORPUS]
     if "--set" in words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import kaldiio
@@ -19,7 +20,8 @@ from wespeaker.eval.calibrated_scores import (
     train_calibration,
 )
 from wespeaker.eval.calibration import Calibration, fit_calibration, trial_features, trial_measures
-from wespeaker.eval.score_norm import load_cohort, normalise_files
+from wespeaker.eval.embeddings import load_embeddings
+from wespeaker.eval.score_norm import Cohort, cohort_statistics, load_cohort, normalise_files
 
 DIM, KIND = 32, "vox2_dev_asnorm20"
 Paths = dict[str, Path]
@@ -65,10 +67,14 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     return found
 
 
+def _cohort(paths: Paths) -> Cohort:
+    return load_cohort(paths["train"] / "xvector.scp", paths["train"] / "utt2spk", mean_vec=paths["mean_vec"])
+
+
 def _train(paths: Paths, output_dir: Path, **options: object) -> Calibration:
-    arguments = {"mean_vec": paths["mean_vec"], "top_n": 20, "score": KIND, "num_trials": 3000, **options}
+    arguments = {"top_n": 20, "score": KIND, "num_trials": 3000, "output_dir": output_dir, **options}
     return train_calibration(
-        paths["train"], paths["train"] / "xvector.scp", output_dir=output_dir, **arguments  # type: ignore[arg-type]
+        paths["train"], paths["train"] / "xvector.scp", _cohort(paths), **arguments  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -117,6 +123,21 @@ def test_without_measures_the_order_of_scores_is_kept(paths: Paths, tmp_path: Pa
     assert effect.min_dcf == pytest.approx(effect.min_dcf_before)
 
 
+def test_speakers_that_are_not_in_the_cohort_are_compared_with_all_of_it(paths: Paths, tmp_path: Path) -> None:
+    scp, options = paths["test"] / "xvector.scp", {"top_n": None, "score": "snorm", "output_dir": tmp_path}
+    calibration = train_calibration(paths["test"], scp, _cohort(paths), **options)  # type: ignore[arg-type]
+    trials, _, quality = read_normalised_scores(tmp_path / "snorm_vox2_cali.kaldi.score")
+    utts, embeddings = load_embeddings(scp)
+    expected = cohort_statistics(trials.utts, utts, embeddings, _cohort(paths), top_n=None)
+    np.testing.assert_array_equal(quality[:, 2], expected.mean[trials.enroll])
+    assert calibration.num_target == 40 * 12
+
+    cohort = _cohort(paths)
+    part = replace(cohort, spks=["test000", *cohort.spks[1:]])
+    with pytest.raises(InputError, match=r"39 of 40 speakers of the trials are not in the cohort.*: test001"):
+        train_calibration(paths["test"], scp, part, **options)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_trained_on_is_a_sentence(paths: Paths, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"xvector.scp with .*vox2_dev: the cohort has 79 speakers beside .* top_n = 80"
@@ -125,7 +146,9 @@ def test_what_cannot_be_trained_on_is_a_sentence(paths: Paths, tmp_path: Path) -
     with pytest.raises(InputError, match="'snr' is no quality measure; valid names: cohort_mean, duration, norm"):
         _train(paths, tmp_path, measures=("snr",))
     with pytest.raises(InputError, match=r"utt2spk \(the speakers of the calibration trials\) does not exist"):
-        train_calibration(tmp_path, paths["train"] / "xvector.scp", top_n=20, score=KIND, output_dir=tmp_path)
+        train_calibration(
+            tmp_path, paths["train"] / "xvector.scp", _cohort(paths), top_n=20, score=KIND, output_dir=tmp_path
+        )
     assert not list(tmp_path.iterdir())
 
 
