@@ -14,7 +14,7 @@ from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import LABELS, Trials, read_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.embeddings import PathLike
-from wespeaker.eval.intervals import LEVEL, REPLICATES, bootstrap, p_values, percentile_interval, trial_speakers
+from wespeaker.eval.intervals import LEVEL, REPLICATES, bootstrap, confidence_interval, p_values, trial_speakers
 from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
 from wespeaker.eval.results import DEFAULT_FARS, MIN_REPLICATES, Asked, by_name, error_rates, rate_vector
 
@@ -117,7 +117,7 @@ def compare_scores(
     vectors = [statistic(tradeoff) for tradeoff in tradeoffs]
     differences = []
     for vector, sample in zip(vectors[1:], samples[1:], strict=True):
-        ends, p = percentile_interval(sample - samples[0]), p_values(sample - samples[0])
+        ends, p = confidence_interval(sample - samples[0]), p_values(sample - samples[0])
         columns = zip((vector - vectors[0]).tolist(), ends.tolist(), p.tolist(), strict=True)
         found = [Difference(value, low, high, p_value) for value, (low, high), p_value in columns]
         differences.append(by_name(found, asked))

@@ -15,9 +15,10 @@ from wespeaker.eval.intervals import (
     LEVEL,
     REPLICATES,
     bootstrap,
+    bootstrap_quantiles,
+    confidence_interval,
     far_grid,
     frr_at_fars,
-    percentile_interval,
     trial_speakers,
     upper_bound,
 )
@@ -128,9 +129,10 @@ def evaluate_list(trials: Trials, scores: NDArray[np.float64], asked: Asked) -> 
         replicates=asked.replicates,
         seed=asked.seed,
     )
+    estimates = statistic(tradeoff)
     num_rates, num_points = 2 + len(asked.fars), len(thresholds)
     of_rates, of_far, of_tar, of_grid = np.split(
-        percentile_interval(samples), np.cumsum([num_rates, num_points, num_points])
+        confidence_interval(samples, estimates=estimates), np.cumsum([num_rates, num_points, num_points])
     )
     named = by_name(of_rates.tolist(), asked)
     for far, point in rates["tar_at_far"].items():
@@ -147,7 +149,9 @@ def evaluate_list(trials: Trials, scores: NDArray[np.float64], asked: Asked) -> 
         point["interval"] = {"far": None, "tar": of_tar[i].tolist()}
         if point["num_false_accepts"]:  # no resampling of no false accept tells how many there might be
             point["interval"]["far"] = of_far[i].tolist()
-            point["far_upper"]["bootstrap"] = float(np.quantile(samples[:, num_rates + i], LEVEL))
+            at = [num_rates + i]
+            upper = bootstrap_quantiles(samples[:, at], [LEVEL], estimates=estimates[at])
+            point["far_upper"]["bootstrap"] = float(upper[0, 0])
     return ListResult(tradeoff, rates, points, (grid, of_grid[:, 0], of_grid[:, 1]))
 
 
