@@ -7,18 +7,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # Options: `--name value` sets a variable of this block. The text after # is the help.
 stage=0                         # first stage
 stop_stage=7                    # last stage
-corpus=mini                     # mini: generated here; voxceleb: the folders named by the four options below
-config=                         # experiment; default conf/mini_qmargin.yaml or conf/resnet34_qmargin.yaml
+corpus=mini                     # mini: generated here; voxceleb: the four folders named below; own: --data made by tools/prepare_data.py
+config=                         # experiment; default conf/{mini,resnet34,real_small}_qmargin.yaml
 voxceleb1=                      # folder of VoxCeleb1 with its trial lists
 voxceleb2=                      # folder of VoxCeleb2
 musan=                          # folder of MUSAN
 rirs=                           # folder of RIRS_NOISES
 set=                            # changes to the config, such as "num_epochs=20 dataset_args.num_frms=300"
 exp_dir=                        # run folder, instead of the config's exp_dir
-data=                           # data folder; default data/mini or data
+data=                           # data folder; default data/mini, data or data/own
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
+shard_format=wav                # wav or flac (half the disk, slower to read)
 gpus=                           # such as "[0,1]": one training process on each; default: one process, on a GPU if there is one
 nproc=1                         # training processes when no GPUs are named
 nj=                             # parallel jobs of preparation; default: number of cores
@@ -27,7 +28,7 @@ checkpoint=                     # weights to extract with, instead of the averag
 trials=                         # trial lists to score, such as "vox1_H_cleaned"; default: all that stage 1 found
 far=                            # false acceptance rates of the table; default: by the size of the corpus
 score_norm_method=asnorm        # asnorm (the nearest training speakers) or snorm (all of them)
-top_n=                          # nearest training speakers of asnorm; default: by the size of the corpus
+top_n=                          # nearest training speakers of asnorm; default: a quarter of them, at most 300
 
 usage() {
   echo "usage: bash run.sh [--option value] ..."
@@ -68,13 +69,14 @@ done
 [[ ${top_n:-2} =~ ^[0-9]+$ ]] || fail "--top_n must be a whole number, found '$top_n'"
 case $score_norm_method in asnorm | snorm) ;; *) fail "--score_norm_method must be asnorm or snorm, found '$score_norm_method'" ;; esac
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
+case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
+train_set=vox2_dev test_set=vox1 # folders in the data folder
 case $corpus in
   mini)
     [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "folders of corpora go with --corpus voxceleb"
     config=${config:-conf/mini_qmargin.yaml}
     data=${data:-data/mini}
     far=${far:-"1e-1 1e-2 1e-3"}
-    top_n=${top_n:-40}
     note="synthetic mini corpus: shows that the pipeline learns, says nothing about VoxCeleb"
     voxceleb1=$corpora/mini/voxceleb1 voxceleb2=$corpora/mini/voxceleb2
     musan=$corpora/mini/musan rirs=$corpora/mini/RIRS_NOISES
@@ -83,10 +85,23 @@ case $corpus in
     config=${config:-conf/resnet34_qmargin.yaml}
     data=${data:-data}
     far=${far:-"1e-2 1e-3 1e-4 1e-5"}
-    top_n=${top_n:-300}
     note=
     ;;
-  *) fail "--corpus must be mini or voxceleb, found '$corpus'" ;;
+  own)
+    [ -z "$voxceleb1$voxceleb2$musan$rirs" ] || fail "with --corpus own, tools/prepare_data.py takes the folders"
+    config=${config:-conf/real_small_qmargin.yaml}
+    data=${data:-data/own}
+    far=${far:-"1e-1 1e-2 1e-3"}
+    note=
+    train_set=train test_set=test
+    for name in "$train_set" "$test_set"; do
+      [ -e "$data/$name/wav.scp" ] || fail "there is no $data/$name; make it with tools/prepare_data.py" \
+        "--wav_dir DIR --spk_from parent --num_test_speakers N --output_dir $data"
+    done
+    [ "$stop_stage" -ge 2 ] || fail "with --corpus own, tools/prepare_data.py is stages 0 and 1"
+    [ "$stage" -ge 2 ] || stage=2
+    ;;
+  *) fail "--corpus must be mini, voxceleb or own, found '$corpus'" ;;
 esac
 
 # shellcheck source=path.sh
@@ -128,8 +143,8 @@ fi
 
 if begin 2 "training data as $data_type"; then
   case $data_type in
-    shard) python tools/make_shards.py --data_dir "$data/vox2_dev" ;;
-    raw) python tools/make_raw_list.py --data_dir "$data/vox2_dev" ;;
+    shard) python tools/make_shards.py --data_dir "$data/$train_set" --format "$shard_format" --nj "$nj" ;;
+    raw) python tools/make_raw_list.py --data_dir "$data/$train_set" ;;
   esac
 fi
 
@@ -143,10 +158,10 @@ if begin 3 "training in $exp_dir"; then
   [ -z "$gpus" ] || device=cuda
   launcher=(python)
   [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
-  train_args=(--config "$config" --train_data "$data/vox2_dev/$data_type.list" --data_type "$data_type" --device "$device")
+  train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device")
   [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
   [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
-  for name in vox1 vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
+  for name in "$test_set" vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
     [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
   done
   [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
@@ -158,21 +173,23 @@ if begin 4 "average and embeddings"; then
     python tools/average_model.py --exp_dir "$exp_dir" --num_avg "$num_avg"
     checkpoint=$exp_dir/models/avg_model.pt
   fi
-  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/vox2_dev" "$data/vox1" --checkpoint "$checkpoint"
+  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/$train_set" "$data/$test_set" --checkpoint "$checkpoint"
 fi
 
 scores=$exp_dir/scores
 score_files=() lists=()
 if [ "$stop_stage" -ge 5 ]; then
   if [ ${#trials[@]} -eq 0 ]; then
-    lists=("$data"/vox1/trials/*.kaldi)
+    lists=("$data/$test_set"/trials/*.kaldi)
   else
-    for name in "${trials[@]}"; do lists+=("$data/vox1/trials/${name%.kaldi}.kaldi"); done
+    for name in "${trials[@]}"; do lists+=("$data/$test_set/trials/${name%.kaldi}.kaldi"); done
   fi
   for list in "${lists[@]}"; do score_files+=("$(basename "$list").score"); done
 fi
-mean_args=(--mean_vec "$exp_dir/embeddings/vox2_dev/mean_vec.npy")
-table_args=(--output_dir "$scores" --far "${far[@]}" ${note:+--note "$note"})
+mean_args=(--mean_vec "$exp_dir/embeddings/$train_set/mean_vec.npy")
+table_args=(
+  --output_dir "$scores" --utt2spk "$data/$test_set/utt2spk" --far "${far[@]}" ${note:+--note "$note"}
+)
 
 check_counts() { # PREFIX: whether every list has as many scores of this kind as cosines
   local file
@@ -183,26 +200,31 @@ check_counts() { # PREFIX: whether every list has as many scores of this kind as
 }
 
 if begin 5 "scores"; then
-  python tools/score.py --embeddings "$exp_dir/embeddings/vox1/xvector.scp" --trials "${lists[@]}" \
+  python tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
     "${mean_args[@]}" "${table_args[@]}"
 fi
 
+if [ -z "$top_n" ] && [ "$stop_stage" -ge 6 ]; then
+  [ -e "$data/$train_set/spk2utt" ] || fail "$data/$train_set/spk2utt does not exist; run stage 1 first"
+  top_n=$(($(wc -l < "$data/$train_set/spk2utt") / 4))
+  top_n=$((top_n < 2 ? 2 : top_n > 300 ? 300 : top_n))
+fi
 cohort_args=(
-  --cohort "$exp_dir/embeddings/vox2_dev/xvector.scp" --cohort_utt2spk "$data/vox2_dev/utt2spk" "${mean_args[@]}"
+  --cohort "$exp_dir/embeddings/$train_set/xvector.scp" --cohort_utt2spk "$data/$train_set/utt2spk" "${mean_args[@]}"
   --method "$score_norm_method" --top_n "$top_n"
 )
-normalised=vox2_dev_$score_norm_method
+normalised=${train_set}_$score_norm_method
 [ "$score_norm_method" = snorm ] || normalised+=$top_n
 
 if begin 6 "scores normalised by $score_norm_method"; then
   python tools/score_norm.py --scores "${score_files[@]/#/$scores/}" \
-    --embeddings "$exp_dir/embeddings/vox1/xvector.scp" "${cohort_args[@]}" "${table_args[@]}"
+    --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" "${cohort_args[@]}" "${table_args[@]}"
   check_counts "${normalised}_"
 fi
 
 if begin 7 "calibration"; then
-  python tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/vox1/utt2dur" \
-    --data_dir "$data/vox2_dev" "${cohort_args[@]}" --target_far "${far[@]}" "${table_args[@]}"
+  python tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/$test_set/utt2dur" \
+    --data_dir "$data/$train_set" "${cohort_args[@]}" --target_far "${far[@]}" "${table_args[@]}"
   check_counts "cali_${normalised}_"
 fi
 

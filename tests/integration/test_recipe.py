@@ -21,7 +21,7 @@ def workplace(tmp_path_factory):
 def recipe(workplace, *options, name="qmargin", cwd=ROOT, **env):
     return run_command(
         "bash", "run.sh", "--mini_args", TINY_CORPUS, "--corpora", workplace / "corpora", "--data", workplace / "data",
-        "--exp_dir", workplace / name, "--set", SET, "--top_n", "5", *options, cwd=cwd, **env,
+        "--exp_dir", workplace / name, "--set", SET, *options, cwd=cwd, **env,
     )  # fmt: skip
 
 
@@ -52,9 +52,9 @@ def test_all_stages_leave_what_they_promise(qmargin, workplace):
         "qmargin/config.yaml", "qmargin/env.json", "qmargin/metrics.jsonl", "qmargin/train.log",
         "qmargin/models/avg_model.pt", "qmargin/embeddings/vox1/xvector.scp",
         "qmargin/embeddings/vox2_dev/mean_vec.npy",
-        "qmargin/scores/vox1_O_cleaned.kaldi.score", "qmargin/scores/vox2_dev_asnorm5_vox1_O_cleaned.kaldi.score",
-        "qmargin/scores/cali_vox2_dev_asnorm5_vox1_H_cleaned.kaldi.score",
-        "qmargin/scores/calibration/vox2_dev_asnorm5.json",
+        "qmargin/scores/vox1_O_cleaned.kaldi.score", "qmargin/scores/vox2_dev_asnorm2_vox1_O_cleaned.kaldi.score",
+        "qmargin/scores/cali_vox2_dev_asnorm2_vox1_H_cleaned.kaldi.score",
+        "qmargin/scores/calibration/vox2_dev_asnorm2.json",
     ):  # fmt: skip
         assert (workplace / part).stat().st_size > 0, part
     for stage in range(8):
@@ -74,7 +74,7 @@ def test_other_losses_by_swapping_the_config(qmargin, workplace, loss):
 
 
 def test_a_repeated_command_gives_the_same_scores(qmargin, workplace):
-    scores = workplace / "qmargin" / "scores" / "cali_vox2_dev_asnorm5_vox1_O_cleaned.kaldi.score"
+    scores = workplace / "qmargin" / "scores" / "cali_vox2_dev_asnorm2_vox1_O_cleaned.kaldi.score"
     weights = workplace / "qmargin" / "models" / "model_2.pt"
     before = scores.read_bytes(), weights.stat().st_mtime_ns
     done = recipe(workplace)
@@ -142,9 +142,9 @@ def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     listed = (tmp_path / "data" / "vox2_dev" / "wav.scp").read_text().splitlines()
     assert len(listed) == 40
-    assert all(line.endswith(".wav") for line in listed)
+    assert all(key.endswith(".wav") and path.endswith(".m4a") for key, path in map(str.split, listed))
     assert "synthetic" not in done.stdout
-    assert (workplace / "vox" / "scores" / "cali_vox2_dev_asnorm5_vox1_H_cleaned.kaldi.score").is_file()
+    assert (workplace / "vox" / "scores" / "cali_vox2_dev_asnorm2_vox1_H_cleaned.kaldi.score").is_file()
     assert "dev EER" in (workplace / "vox" / "train.log").read_text()
 
 
@@ -155,6 +155,7 @@ BAD = {
     "stage that is not there": (["--stop_stage", "12"], "there is no stage 12"),
     "stages the wrong way round": (["--stage", "4", "--stop_stage", "2"], "--stage 4 comes after --stop_stage 2"),
     "stage that is no number": (["--stage", "x"], "--stage must be a whole number, found 'x'"),
+    "unknown member format": (["--shard_format", "mp3"], "--shard_format must be wav or flac, found 'mp3'"),
     "unknown corpus": (["--corpus", "timit"], "--corpus must be mini or voxceleb, found 'timit'"),
     "missing config": (["--config", "conf/no.yaml"], "conf/no.yaml (the config) does not exist"),
     "unknown key": (["--set", "num_epoch=3"], "num_epoch: unknown key; did you mean 'num_epochs'?"),
@@ -164,8 +165,8 @@ BAD = {
     "no corpora": (["--corpus", "voxceleb"], "--voxceleb2 DIR is not given; it is for the training speech"),
     "a GPU where there is none": (["--stage", "3", "--gpus", "[9]"], "a GPU is asked for but torch sees none"),
     "stage before its input": (["--stage", "3"], "does not exist; run the stage that makes it first"),
-    "scores before their input": (["--stage", "6"], "utt2spk (the speakers of the cohort) does not exist"),
-    "calibration before its input": (["--stage", "7"], "utt2dur (the durations) does not exist"),
+    "scores before their input": (["--stage", "6"], "spk2utt does not exist; run stage 1 first"),
+    "calibration before its input": (["--stage", "7"], "spk2utt does not exist; run stage 1 first"),
     "unknown normalisation": (["--score_norm_method", "znorm"], "--score_norm_method must be asnorm or snorm"),
     "top_n that is no number": (["--top_n", "all"], "--top_n must be a whole number, found 'all'"),
     "unknown trial list": (["--stage", "5"], "does not exist"),

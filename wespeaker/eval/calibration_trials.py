@@ -31,9 +31,10 @@ def draw_calibration_trials(
     """Draw pairs of utterances: a sixth of them in each of three pairs of lengths, target and nontarget.
 
     The pairs of lengths are short-short, short-long and long-long. Targets are from two sessions (what a key holds
-    before its last ``/``), so that a model does not learn to tell channels. No utterance is paired with itself and no
-    pair comes twice, in either order. What a set has too few of, such as long utterances, is drawn as far as it goes:
-    the shares are logged, and target and nontarget trials are weighted by the prior in training anyway.
+    before its last ``/``), since those of one session are told by their channel; where no speaker has two, any two
+    utterances of a speaker do. No utterance is paired with itself and no pair comes twice, in either order. What a
+    set has too few of, such as long utterances, is drawn as far as it goes: the shares are logged, and target and
+    nontarget trials are weighted by the prior in training anyway.
 
     Args:
         utt2spk: the speaker of each utterance.
@@ -46,7 +47,7 @@ def draw_calibration_trials(
         The trials, sorted; utterances that are in none are left out.
 
     Raises:
-        InputError: for an utterance without duration, naming the first ten; if there are no two sessions of a
+        InputError: for an utterance without duration, naming the first ten; if there are no two utterances of a
             speaker or no two speakers.
     """
     keys = sorted(utt2spk)
@@ -57,6 +58,9 @@ def draw_calibration_trials(
         np.unique(names, return_inverse=True)[1]
         for names in ([utt2spk[key] for key in keys], [key.rsplit("/", 1)[0] for key in keys])
     )
+    if len(np.unique(np.stack((spk, session)), axis=1)[0]) == len(np.unique(spk)):
+        logger.warning("no speaker has two sessions; targets are of one, where the channel helps to tell them")
+        session = np.arange(len(keys))
     long = np.array([utt2dur[key] > short_sec for key in keys])
     lengths = {"short": np.flatnonzero(~long), "long": np.flatnonzero(long)}
     rng = generator(seed, "calibration trials")
@@ -72,8 +76,8 @@ def draw_calibration_trials(
     enroll, test = np.concatenate(pairs).T
     labelled = np.concatenate(labels)
     if labelled.all() or not labelled.any():
-        lacking = "two speakers" if labelled.any() else "two sessions of a speaker"
-        raise InputError(f"calibration needs utterances of {lacking}; the {len(keys)} given have none")
+        lacking = "two speakers" if labelled.any() else "two utterances of a speaker"
+        raise InputError(f"calibration needs {lacking}; the {len(keys)} utterances given have none")
     order = np.lexsort((test, enroll))
     used, rows = np.unique(np.stack((enroll, test))[:, order], return_inverse=True)
     rows = rows.reshape(2, -1).astype(np.int32)

@@ -54,6 +54,12 @@ def test_a_set_without_long_utterances_is_drawn_from_short_ones() -> None:
     assert len(trials) == 200
 
 
+def test_a_set_of_one_session_each_is_drawn_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    trials = draw_calibration_trials({key: UTT2SPK[key] for key in KEYS if "/v0/" in key}, UTT2DUR)
+    assert trials.is_target.sum() == 20 * 3
+    assert "no speaker has two sessions" in caplog.text
+
+
 def test_the_seed_decides_and_the_order_of_the_files_does_not() -> None:
     first, again = (
         draw_calibration_trials(u2s, UTT2DUR, num_trials=600) for u2s in (UTT2SPK, dict(reversed(UTT2SPK.items())))
@@ -68,11 +74,11 @@ def test_the_seed_decides_and_the_order_of_the_files_does_not() -> None:
     ("utt2spk", "utt2dur", "message"),
     [
         (UTT2SPK, {key: 1.0 for key in KEYS[2:]}, "2 of 240 utterances have no duration: id00/v0/00000.wav, id00/v0/0"),
-        (dict.fromkeys(KEYS, "one"), UTT2DUR, "needs utterances of two speakers; the 240 given have none"),
+        (dict.fromkeys(KEYS, "one"), UTT2DUR, "needs two speakers; the 240 utterances given"),
         (
-            {key: UTT2SPK[key] for key in KEYS if "/v0/" in key},
+            {key: UTT2SPK[key] for key in KEYS[::12]},
             UTT2DUR,
-            "needs utterances of two sessions of a speaker",
+            "needs two utterances of a speaker; the 20 utterances given",
         ),
     ],
 )
