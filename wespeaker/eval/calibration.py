@@ -82,9 +82,10 @@ def fit_calibration(
     """Find the log-likelihood ratios, linear in the features, of least prior-weighted cross-entropy.
 
     With x = llr + logit(p) and p = ``p_target`` it minimises ``p mean over targets of log(1 + e^-x) + (1 - p) mean
-    over nontargets of log(1 + e^x)``, which is convex; for p = 1/2 it is Cllr. L-BFGS from zero, in float64 on
-    standardised features: the same trials give the same weights. Source: Bruemmer and du Preez, 2006, section 6;
-    the features are WeSpeaker's (Thienpondt et al., "The IDLab VoxSRC-20 submission", 2021).
+    over nontargets of log(1 + e^x)``, which is convex; for p = 1/2 it is Cllr in nats. L-BFGS from zero, in float64
+    on standardised features: the same trials give the same weights. Source: Bruemmer and du Preez,
+    "Application-independent evaluation of speaker detection", 2006; the features are WeSpeaker's (Thienpondt et al.,
+    "The IDLab VoxSRC-20 submission", 2021).
 
     Args:
         features: as of `trial_features`, (N,) each.
