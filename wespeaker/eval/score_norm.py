@@ -30,7 +30,7 @@ DEFAULT_TOP_N = 300  # of 5,994 speakers: WeSpeaker's recipe for VoxCeleb
 STD_FLOOR = 1e-4
 
 # Utterances at a time: 25 MB of float64 scores with 5,994 speakers. An utterance takes 74 µs with 512 or 1024 of them,
-# 86 µs with 64 (the matrix product is slower) and 123 µs with 4096 (scores leave the cache before they are partitioned).
+# 86 µs with 64 (the matrix product is slower) and 123 µs with 4096 (scores leave the cache).
 BLOCK = 512
 
 
