@@ -156,7 +156,7 @@ BAD = {
     "stages the wrong way round": (["--stage", "4", "--stop_stage", "2"], "--stage 4 comes after --stop_stage 2"),
     "stage that is no number": (["--stage", "x"], "--stage must be a whole number, found 'x'"),
     "unknown member format": (["--shard_format", "mp3"], "--shard_format must be wav or flac, found 'mp3'"),
-    "unknown corpus": (["--corpus", "timit"], "--corpus must be mini or voxceleb, found 'timit'"),
+    "unknown corpus": (["--corpus", "timit"], "--corpus must be mini, voxceleb or own, found 'timit'"),
     "missing config": (["--config", "conf/no.yaml"], "conf/no.yaml (the config) does not exist"),
     "unknown key": (["--set", "num_epoch=3"], "num_epoch: unknown key; did you mean 'num_epochs'?"),
     "unknown loss": (["--set", "projection_args.project_type=arcmargin"], "did you mean 'arc_margin'"),
