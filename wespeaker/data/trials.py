@@ -7,9 +7,9 @@ import math
 import os
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from wespeaker.files import replacing
 logger = logging.getLogger(__name__)
 
 LABELS = ("nontarget", "target")  # LABELS[is_target]
+_BLOCK = 4096  # lines written at a time
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,18 @@ def write_scores(
         quality: (N, 4), norms of the two embeddings and means of their cohort scores; where it is given, each line
             ends with these four columns, as WeSpeaker writes normalised scores.
     """
-    values = np.asarray(scores, dtype=np.float64).tolist()
-    ends: Iterable[str] = repeat("", len(trials))
-    if quality is not None:
-        ends = (f" {a!r} {b!r} {c!r} {d!r}" for a, b, c, d in np.asarray(quality, dtype=np.float64).tolist())
-    columns = zip(trials.enroll.tolist(), trials.test.tolist(), values, trials.is_target.tolist(), ends, strict=True)
+    scores = np.asarray(scores, dtype=np.float64)
+    quality = None if quality is None else np.asarray(quality, dtype=np.float64)
     utts = trials.utts
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{utts[e]} {utts[t]} {score!r} {LABELS[label]}{end}\n" for e, t, score, label, end in columns)
+        for start in range(0, len(trials), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            columns = [column[block].tolist() for column in (trials.enroll, trials.test, scores, trials.is_target)]
+            ends = [""] * len(columns[0])
+            if quality is not None:
+                ends = [f" {a!r} {b!r} {c!r} {d!r}" for a, b, c, d in quality[block].tolist()]
+            rows = zip(*columns, ends, strict=True)
+            file.write("".join([f"{utts[e]} {utts[t]} {s!r} {LABELS[label]}{end}\n" for e, t, s, label, end in rows]))
 
 
 def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Trials, NDArray[np.float64]]:
@@ -159,12 +164,14 @@ def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Tri
     index.default_factory = index.__len__  # a new name gets the next index
     enroll, test, numbers, labels = array("i"), array("i"), array("d"), bytearray()
     for number, fields in chain([first], lines):
-        if not layout.fits(fields):
+        # What layout.fits says, spelt out: a tenth of the time of reading a list of half a million trials.
+        is_target = layout.is_target.get(fields[layout.label]) if len(fields) == layout.width else None
+        if is_target is None:
             expected = f"{_texts([layout])} as in the lines before"
             raise InputError(f"{path}:{number}: expected {expected}, found {_shortened(fields)}")
         enroll.append(index[fields[layout.enroll]])
         test.append(index[fields[layout.test]])
-        labels.append(layout.is_target[fields[layout.label]])
+        labels.append(is_target)
         for column in layout.numbers:
             numbers.append(_finite(fields[column], column, path, number))
     trials = Trials(

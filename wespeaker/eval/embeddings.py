@@ -132,12 +132,13 @@ def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
         InputError: if some have none, naming the first ten.
     """
     index = {utt: row for row, utt in enumerate(utts)}
-    missing = [utt for utt in wanted if utt not in index]
-    if missing:
+    rows = list(map(index.get, wanted))
+    if None in rows:
+        missing = [utt for utt in wanted if utt not in index]
         raise InputError(
             f"{len(missing)} of {len(wanted)} utterances in the trials have no embedding: {listing(missing)}"
         )
-    return np.array([index[utt] for utt in wanted], dtype=np.intp)
+    return np.array(rows, dtype=np.intp)
 
 
 def check_mean_vec(mean_vec: ArrayLike | None, embed_dim: int) -> NDArray[np.float64]:

@@ -99,8 +99,10 @@ def error_tradeoff(
         raise InputError("labels must be True (target) and False (nontarget), or 1 and 0")
     labels = labels.astype(np.bool_)
     # The largest float is refused with inf and NaN: no finite threshold would reject it.
-    bad = np.flatnonzero(~(np.abs(scores) < np.finfo(np.float64).max))
-    if bad.size:
+    limit = np.finfo(np.float64).max
+    largest = float(np.maximum(scores.max(initial=0.0), -scores.min(initial=0.0)))
+    if not largest < limit:
+        bad = np.flatnonzero(~(np.abs(scores) < limit))
         found = [f"{trial_name(int(i))} ({scores[i]})" for i in bad[:10]]
         raise InputError(f"{bad.size} of {scores.size} scores are not finite numbers; the first: {listing(found)}")
     if labels.all() or not labels.any():
@@ -109,16 +111,56 @@ def error_tradeoff(
         which = f"all {scores.size} are {present} trials; the first: {listing(found)}" if found else "it is empty"
         raise InputError(f"the list has no {absent} trials, so it has no error trade-off: {which}")
 
-    order = np.argsort(scores)[::-1]
-    descending = scores[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(descending)), scores.size - 1)
-    true_accepts = np.cumsum(labels[order], dtype=np.int64)[last_of_tie]
-    accept_none = np.nextafter(descending[0], np.inf)
-    return ErrorTradeoff(
-        threshold=np.concatenate(([accept_none], descending[last_of_tie])),
-        num_true_accepts=np.concatenate(([0], true_accepts)),
-        num_false_accepts=np.concatenate(([0], last_of_tie + 1 - true_accepts)),
-    )
+    descending, is_target = _sort_descending(scores, labels, largest)
+    last_of_tie = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
+    size = last_of_tie.size + 1  # point 0, which accepts none, goes before the others
+    threshold, true, false = np.empty(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    threshold[0] = np.nextafter(descending[0], np.inf)
+    np.take(descending, last_of_tie, out=threshold[1:], mode="clip")  # "raise" would copy
+    np.take(np.cumsum(is_target, out=is_target), last_of_tie, out=true[1:], mode="clip")
+    np.subtract(last_of_tie, true[1:], out=false[1:])
+    false[1:] += 1
+    return ErrorTradeoff(threshold, true, false)
+
+
+def _sort_descending(
+    scores: NDArray[np.float64], labels: NDArray[np.bool_], largest: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the scores in descending order, and the labels in the order of their scores, 1 and 0.
+
+    Below a magnitude of 2 the highest bit of a float's exponent is 0, so that there is room for the label in the 64
+    bits: one sort of integers, which numpy vectorises, does all, in a third of the time of argsort. Larger scores are
+    divided by a power of 2, which changes no digit; where it would (scores of 2 and of 1e-308), argsort does it.
+
+    Args:
+        scores: (N,), finite.
+        labels: (N,).
+        largest: the largest magnitude of the scores.
+    """
+    exponent = max(0, math.frexp(largest)[1] - 1)
+    small = np.ldexp(scores, -exponent) if exponent else scores
+    if exponent and not np.array_equal(np.ldexp(small, exponent), scores):
+        order = np.argsort(scores)[::-1]
+        return scores[order], labels[order].astype(np.int64)
+    # Three arrays of N in all: fresh memory costs as much as the arithmetic.
+    keys = (small + 0.0).view(np.int64)  # a copy, with 0.0 for -0.0
+    scratch = np.empty_like(keys)
+    _swap_bits_and_order(keys, scratch)
+    keys <<= 1
+    keys |= labels
+    keys.sort()
+    is_target = keys[::-1] & 1
+    bits = np.right_shift(keys[::-1], 1, out=scratch)
+    _swap_bits_and_order(bits, keys)
+    descending = bits.view(np.float64)
+    return np.ldexp(descending, exponent) if exponent else descending, is_target
+
+
+def _swap_bits_and_order(values: NDArray[np.int64], scratch: NDArray[np.int64]) -> None:
+    """Turn the bits of floats, in place, into integers in the order of the floats, or such integers back into bits."""
+    np.right_shift(values, 63, out=scratch)  # of negative ones -1, which is all bits; of others 0
+    scratch &= 2**63 - 1
+    values ^= scratch
 
 
 def corners(tradeoff: ErrorTradeoff) -> NDArray[np.intp]:
@@ -173,7 +215,11 @@ def min_dcf(tradeoff: ErrorTradeoff, *, p_target: float = 0.01, c_miss: float = 
         InputError: for a ``p_target`` outside (0, 1) or a cost that is not positive.
     """
     miss, fa = _costs(p_target, c_miss, c_fa)
-    return float((miss * tradeoff.frr + fa * tradeoff.far).min() / min(miss, fa))
+    cost, of_accepts = tradeoff.frr, tradeoff.far
+    cost *= miss  # in place, which takes half the time
+    of_accepts *= fa
+    cost += of_accepts
+    return float(cost.min() / min(miss, fa))
 
 
 def act_dcf(tradeoff: ErrorTradeoff, *, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:

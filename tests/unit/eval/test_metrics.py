@@ -237,6 +237,20 @@ def test_integer_labels_and_float32_scores_are_taken() -> None:
     np.testing.assert_array_equal(found.threshold[1:], np.unique(single)[::-1].astype(np.float64))
 
 
+@pytest.mark.parametrize(
+    "scale", [1e-320, 1e-300, 0.1, 0.999, 1.0, 2.0, 1000.0, 1e300, np.array([1e-310, 1e5]), np.array([0.0, -0.0, 7.0])]
+)
+def test_scores_of_any_size_and_sign_keep_their_order_and_digits(scale: float | NDArray[np.float64]) -> None:
+    rng = np.random.default_rng(5)
+    scores = np.round(rng.standard_normal(999), 2) * np.resize(scale, 999)
+    is_target = rng.random(999) < 0.3
+    far, tar, threshold = roc_curve(is_target, scores + 0.0, drop_intermediate=False)
+    tradeoff = error_tradeoff(scores, is_target)
+    np.testing.assert_array_equal(tradeoff.threshold[1:], threshold[1:])
+    np.testing.assert_array_equal(tradeoff.far, far)
+    np.testing.assert_array_equal(tradeoff.tar, tar)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.finfo(np.float64).max])
 def test_a_score_that_is_not_finite_is_refused_by_name(value: float) -> None:
     with pytest.raises(InputError, match=r"1 of 3 scores .* not finite numbers; the first: trial 1 \("):
