@@ -1,8 +1,9 @@
 """How fast is the exact Q-Margin head, and how much memory does it take, against ArcFace's and other heads?
 
 Forward and backward, one thread, variants in one process taken in turn after a warm-up; CPU time of the process,
-medians of the ratios round by round. The other heads are in baselines.py; `arc_opt`, a dense ArcFace head with all
-tricks, is what the goals are about. Run from the repository root, one or more parts:
+medians of the ratios round by round. The allocator keeps its memory, so that no head pays for fresh pages, which would
+slow down the others more than ours (`--cold` lets them). The other heads are in baselines.py; `arc_opt`, a dense
+ArcFace head with all tricks, is what the goals are about. Run from the repository root, one or more parts:
 
     python bench/bench_head.py                     # speaker and face: C = 17,982 and 100,000, ten minutes
     python bench/bench_head.py density             # `auto` and the dense form, from 0.5 % to all classes active
@@ -28,7 +29,7 @@ from functools import partial
 
 import baselines
 import torch
-from measuring import ROOT, Row, forget_peak, in_turn, median_ms, memory_mb, ratios, record
+from measuring import ROOT, Row, forget_peak, in_turn, keep_memory, median_ms, memory_mb, ratios, record, return_memory
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,8 +42,8 @@ Data = tuple[Tensor, Tensor, Tensor]  # weight (C, D), embeddings (B, D), labels
 
 # Our head, by name: what is added to `projection_args`.
 OURS = {
-    "stream": {"form": "stream", "weight_grad": "sparse"},
-    "stream, dense gradient": {"form": "stream"},
+    "stream": {"form": "stream", "weight_grad": "sparse", "screen": "none"},
+    "stream, dense gradient": {"form": "stream", "screen": "none"},
     "stream, bf16 screen": {"form": "stream", "weight_grad": "sparse", "screen": "bf16"},
     "auto": {"form": "auto", "weight_grad": "sparse"},
     "dense": {"form": "dense"},
@@ -256,6 +257,7 @@ def memory() -> Iterator[Row]:
 
 def measure(variant: str, num_classes: int, dim: int, regime: str) -> None:
     """Print one row of `memory`; runs in a fresh process."""
+    return_memory()
     Case(variant, inputs("random", 5000, dim), FACE)()  # libraries load and make their buffers
     case = Case(variant, inputs(regime, num_classes, dim), FACE)
     forget_peak()
@@ -289,7 +291,7 @@ def sentence(row: Row) -> str:
 def table() -> None:
     """Print the latest row of each case as Markdown."""
     latest: dict[tuple[object, ...], Row] = {}
-    keys = ("part", "num_classes", "embed_dim", "batch", "regime", "variant", "alpha", "scale")
+    keys = ("memory", "part", "num_classes", "embed_dim", "batch", "regime", "variant", "alpha", "scale")
     for line in (ROOT / "bench" / "results" / "head.jsonl").read_text().splitlines():
         row = json.loads(line)
         latest[tuple(row.get(key) for key in keys)] = row
@@ -333,21 +335,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help="what to run (default: speaker face)")
     parser.add_argument("--rounds", type=int, default=9, help="measured steps of each variant, fewer of slow ones")
+    parser.add_argument("--cold", action="store_true", help="let every step pay for fresh pages, as malloc does")
     parser.add_argument("--table", action="store_true", help="print the latest results as Markdown and leave")
     parser.add_argument("--measure", nargs=4, metavar=("VARIANT", "C", "D", "REGIME"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := set(args.parts) - parts.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     torch.set_num_threads(1)
+    if not (args.cold or args.measure):
+        keep_memory()
     if args.table:
         table()
     elif args.measure:
         variant, num_classes, dim, regime = args.measure
         measure(variant, int(num_classes), int(dim), regime)
     else:
-        missed = met = 0
+        missed, met, pages = 0, 0, "cold" if args.cold else "warm"
         for part in args.parts or ("speaker", "face"):
-            for row in record("head", parts[part](args.rounds), torch=torch.__version__):
+            for row in record("head", parts[part](args.rounds), torch=torch.__version__, memory=pages):
                 print(sentence(row), flush=True)
                 if row.get("goal"):
                     good = row["extra_share"] <= row["goal"] if part == "memory" else row["times"] >= row["goal"]

@@ -92,8 +92,8 @@ def data_dir(corpora_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The corpora after stages 1 and 2, as raw lists and as shards."""
     from wespeaker.data.corpora import Corpora
     from wespeaker.data.manifest import read_manifest, write_raw_list
+    from wespeaker.data.pack import write_shards
     from wespeaker.data.prepare import prepare_corpora
-    from wespeaker.data.shards import write_shards
 
     data = tmp_path_factory.mktemp("data")
     corpora = Corpora(
@@ -102,10 +102,10 @@ def data_dir(corpora_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         musan=corpora_dir / "musan",
         rirs=corpora_dir / "RIRS_NOISES",
     )
-    prepare_corpora(corpora, data, num_threads=2, rate=RATE)
+    prepare_corpora(corpora, data, num_jobs=1, rate=RATE)
     utterances = read_manifest(data / "vox2_dev")
     write_raw_list(data / "vox2_dev" / "raw.list", utterances)
-    write_shards(data / "vox2_dev" / "shards", utterances, utts_per_shard=10, seed=1)
+    write_shards(data / "vox2_dev" / "shards", utterances, utts_per_shard=10, seed=1, rate=RATE)
     return data
 
 

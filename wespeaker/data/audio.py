@@ -1,32 +1,49 @@
-"""Audio from files and from members of tar files: partial reads, resampling, and decoding of m4a."""
+"""Audio from files and from members of tar files: headers, partial reads, decoding of m4a, resampling."""
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
+from wespeaker.data.riff import Pcm16, find_pcm16
 from wespeaker.errors import InputError
-from wespeaker.files import replacing
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSource:
-    """Where audio lies: a file, or ``size`` bytes at ``offset`` of one (a member of a tar file)."""
+    """Where audio lies: a file, or ``size`` bytes at ``offset`` of one (a member of a tar file).
+
+    ``pcm`` says where the samples begin if they are known to be 16-bit and of one channel; they are read without
+    looking at the header then.
+    """
 
     path: str
     offset: int = 0
     size: int | None = None
+    pcm: Pcm16 | None = None
 
     def __str__(self) -> str:
         return self.path if self.size is None else f"{self.path} (bytes {self.offset} to {self.offset + self.size})"
+
+
+class AudioHeader(NamedTuple):
+    """What a header says."""
+
+    num_samples: int  # per channel
+    rate: int  # in Hz
+    channels: int
+    container: str  # libsndfile's name, such as WAV or FLAC; FFMPEG for what FFmpeg decodes
+    encoding: str  # libsndfile's name, such as PCM_16
+    pcm: Pcm16 | None = None
 
 
 class _Window(io.RawIOBase):
@@ -57,53 +74,107 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-class _Opened:
-    """Context of an open sound file; any failure is an InputError that names the source."""
+class _UnknownToSndfile(Exception):
+    """The file is of a container that libsndfile does not read and FFmpeg may."""
 
-    def __init__(self, source: AudioSource) -> None:
-        self._source = source
-        self._file: BinaryIO | None = None
 
-    def __enter__(self) -> soundfile.SoundFile:
+@contextmanager
+def _opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
+    """Open with libsndfile; any failure is an InputError that names the source, or _UnknownToSndfile."""
+    with ExitStack() as stack:
         try:
-            if self._source.size is None:
-                self._sound = soundfile.SoundFile(self._source.path)
-            else:
-                self._file = open(self._source.path, "rb")
-                self._sound = soundfile.SoundFile(_Window(self._file, self._source.offset, self._source.size))
+            name: str | _Window = source.path
+            if source.size is not None:
+                file = stack.enter_context(open(source.path, "rb"))
+                name = _Window(file, source.offset, source.size)
+            sound = stack.enter_context(soundfile.SoundFile(name))
         except (soundfile.LibsndfileError, OSError) as error:
-            if self._file is not None:
-                self._file.close()
-            if not os.path.exists(self._source.path):
-                raise InputError(f"{self._source} does not exist") from error
-            raise InputError(f"{self._source} cannot be read as audio ({_reason(error)})") from error
-        return self._sound
-
-    def __exit__(self, *_: object) -> None:
-        self._sound.close()
-        if self._file is not None:
-            self._file.close()
+            if not os.path.exists(source.path):
+                raise InputError(f"{source} does not exist") from error
+            if _is_for_ffmpeg(read_bytes(source, 16)):
+                raise _UnknownToSndfile from error
+            raise InputError(f"{source} cannot be read as audio ({_reason(error)})") from error
+        yield sound
 
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 
-def audio_length(source: AudioSource) -> tuple[int, int]:
-    """Return (samples per channel, sample rate in Hz) from the header.
+def _is_for_ffmpeg(head: bytes) -> bool:
+    """Whether a file begins as MPEG-4 (m4a) or ASF (wma) does."""
+    return head[4:8] == b"ftyp" or head[:4] == b"\x30\x26\xb2\x75"
+
+
+def read_bytes(source: AudioSource, count: int = -1) -> bytes:
+    """Return the bytes of the file or tar member as they are: the first ``count``, or all.
+
+    Raises:
+        InputError: the file does not exist.
+
+    """
+    try:
+        with open(source.path, "rb") as file:
+            file.seek(source.offset)
+            most = -1 if source.size is None else source.size
+            return file.read(most if count < 0 else count if most < 0 else min(count, most))
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+
+
+def read_header(source: AudioSource) -> AudioHeader:
+    """Read the header; what only FFmpeg reads (m4a, wma) is decoded, since its headers are not exact.
 
     Raises:
         InputError: the file is missing, is not audio, or holds no sample.
 
     """
-    with _Opened(source) as sound:
-        if sound.frames == 0:
-            raise InputError(f"{source} holds no audio (0 samples)")
-        return sound.frames, sound.samplerate
+    header = quick_header(source)
+    if header is None:
+        wav, rate, channels = _decode(source)
+        header = AudioHeader(len(wav), rate, channels, "FFMPEG", "")
+    return header
+
+
+def quick_header(source: AudioSource) -> AudioHeader | None:
+    """Read the header; None if the length is known only after decoding (m4a, wma).
+
+    Raises:
+        InputError: the file is missing, is not audio, or holds no sample.
+
+    """
+    try:
+        with open(source.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size if source.size is None else source.size
+            file.seek(source.offset)
+            found = find_pcm16(file, size)
+        if found is not None:
+            pcm, rate = found
+            return AudioHeader(pcm.num_samples, rate, 1, "WAV", "PCM_16", pcm)
+        with _opened(source) as sound:
+            if sound.frames == 0:
+                raise InputError(f"{source} holds no audio (0 samples)")
+            return AudioHeader(sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype)
+    except FileNotFoundError as error:
+        raise InputError(f"{source} does not exist") from error
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+    except _UnknownToSndfile:
+        return None
+
+
+def audio_length(source: AudioSource) -> tuple[int, int]:
+    """Return (samples per channel, sample rate in Hz).
+
+    Raises:
+        InputError: the file is missing, is not audio, or holds no sample.
+
+    """
+    return read_header(source)[:2]
 
 
 def read_audio(source: AudioSource, start: int = 0, num_samples: int | None = None) -> np.ndarray:
-    """Read a span of the first channel; only that span is read from disk.
+    """Read a span of the first channel; only that span is read from disk (m4a and wma are decoded whole).
 
     Args:
         source: the file or tar member.
@@ -117,15 +188,79 @@ def read_audio(source: AudioSource, start: int = 0, num_samples: int | None = No
         InputError: the file is missing or damaged, or not one sample lies in the span.
 
     """
-    with _Opened(source) as sound:
+    if source.pcm is not None:
+        wav = _read_pcm16(source, source.pcm, start, num_samples)
+    else:
+        try:
+            wav, _, _ = _read_with_sndfile(source, start, num_samples)
+        except _UnknownToSndfile:
+            wav = _decode(source)[0][start:][:num_samples]
+    if len(wav) == 0:
+        raise InputError(f"{source} has no audio from sample {start} on; it is shorter than its entry says")
+    return wav
+
+
+def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
+    """Return (all samples of the first channel (N,) float32, sample rate in Hz, number of channels).
+
+    Raises:
+        InputError: the file is missing or damaged, a sample is not finite, or there is none.
+
+    """
+    try:
+        wav, rate, channels = _read_with_sndfile(source, 0, None)
+    except _UnknownToSndfile:
+        wav, rate, channels = _decode(source)
+    if len(wav) == 0:
+        raise InputError(f"{source} holds no audio (0 samples)")
+    if not np.isfinite(wav).all():
+        raise InputError(f"{source} holds samples that are not finite (NaN or infinite)")
+    return wav, rate, channels
+
+
+def _read_pcm16(source: AudioSource, pcm: Pcm16, start: int, num_samples: int | None) -> np.ndarray:
+    left = max(pcm.num_samples - start, 0)
+    count = left if num_samples is None else min(num_samples, left)
+    try:
+        with open(source.path, "rb", buffering=0) as file:
+            file.seek(source.offset + pcm.offset + 2 * start)
+            data = file.read(2 * count)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+    if len(data) < 2 * count:
+        raise InputError(f"{source} ends before sample {start + count}; it is shorter than its entry says")
+    return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(1 / 32768)
+
+
+def _read_with_sndfile(source: AudioSource, start: int, num_samples: int | None) -> tuple[np.ndarray, int, int]:
+    with _opened(source) as sound:
         try:
             sound.seek(min(start, sound.frames))
             wav = sound.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)[:, 0]
         except soundfile.LibsndfileError as error:
             raise InputError(f"{source} cannot be read from sample {start} on ({_reason(error)})") from error
-    if len(wav) == 0:
-        raise InputError(f"{source} has no audio from sample {start} on; it is shorter than its entry says")
-    return np.ascontiguousarray(wav)
+        return np.ascontiguousarray(wav), sound.samplerate, sound.channels
+
+
+def _decode(source: AudioSource) -> tuple[np.ndarray, int, int]:
+    """Decode with FFmpeg to 16 bits; return (first channel (N,) float32, sample rate in Hz, number of channels)."""
+    import av
+
+    data = io.BytesIO(read_bytes(source))
+    blocks, rate, channels = [], 0, 0
+    try:
+        with av.open(data, "r") as container:
+            resampler = av.AudioResampler(format="s16p")
+            for frame in container.decode(audio=0):
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
+                blocks += resampler.resample(frame)
+            blocks += resampler.resample(None) if blocks else []
+    except (av.error.FFmpegError, IndexError, ValueError) as error:  # IndexError: no audio stream
+        raise InputError(f"{source} cannot be decoded ({' '.join(str(error).split())})") from error
+    if not blocks:
+        raise InputError(f"{source} holds no audio (0 samples)")
+    samples = np.concatenate([block.to_ndarray()[0] for block in blocks])
+    return samples.astype(np.float32) * np.float32(1 / 32768), rate, channels
 
 
 def resample(wav: np.ndarray, step: Fraction) -> np.ndarray:
@@ -173,28 +308,3 @@ def read_crop(
     needed = ceil(num_samples * step)
     start = int(rng.integers(max(available - needed, 0) + 1))
     return fit_length(resample(read_audio(source, start, needed), step), num_samples)
-
-
-def decode_to_wav(source: Path, destination: Path, *, rate: int) -> None:
-    """Decode any format that FFmpeg knows (VoxCeleb2's m4a) to a mono 16-bit wav file.
-
-    Raises:
-        InputError: the file is damaged or holds no audio stream.
-
-    """
-    import av
-
-    blocks = []
-    try:
-        with av.open(str(source)) as container:
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-            for frame in container.decode(audio=0):
-                blocks += resampler.resample(frame)
-            blocks += resampler.resample(None)
-    except (av.error.FFmpegError, IndexError) as error:  # IndexError: no audio stream
-        raise InputError(f"{source} cannot be decoded ({' '.join(str(error).split())})") from error
-    if not blocks:
-        raise InputError(f"{source} holds no audio")
-    samples = np.concatenate([block.to_ndarray().reshape(-1) for block in blocks])
-    with replacing(destination) as temporary:
-        soundfile.write(temporary, samples, rate, subtype="PCM_16", format="WAV")

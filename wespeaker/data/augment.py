@@ -71,9 +71,15 @@ class Augmenter:
 
     def __post_init__(self) -> None:
         if self.aug_prob > 0 and self.reverb_share < 1 and not self.noises:
-            raise InputError("noise augmentation is on (aug_prob, reverb_share) but there is no noise file")
+            raise InputError(
+                "noise augmentation is on (aug_prob, reverb_share) but there is no noise file; "
+                "prepare the data with --musan, or set dataset_args.aug_prob=0"
+            )
         if self.aug_prob > 0 and self.reverb_share > 0 and not self.rirs:
-            raise InputError("reverberation is on (aug_prob, reverb_share) but there is no room impulse response")
+            raise InputError(
+                "reverberation is on (aug_prob, reverb_share) but there is no room impulse response; "
+                "prepare the data with --rirs, or set dataset_args.aug_prob=0"
+            )
 
     def __call__(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the augmented crop, (N,) float32; every draw comes from ``rng``."""

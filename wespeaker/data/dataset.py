@@ -16,10 +16,11 @@ from wespeaker.config import DatasetArgs
 from wespeaker.data.audio import read_crop
 from wespeaker.data.augment import Augmenter
 from wespeaker.data.features import INT16_SCALE, Fbank
-from wespeaker.data.manifest import Utterance, read_raw_list
+from wespeaker.data.manifest import read_raw_list
 from wespeaker.data.randomness import generator
 from wespeaker.data.sampler import Item
 from wespeaker.data.shards import read_shard_list
+from wespeaker.data.utterances import UtteranceTable
 from wespeaker.errors import InputError, listing
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,14 @@ def make_fbank(args: DatasetArgs) -> Fbank:
     )
 
 
-def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Utterance]:
+def shortest_sec(args: DatasetArgs) -> float:
+    """Return how long an utterance must be for training, in seconds; 0 where none is left out."""
+    if not args.filter:
+        return 0.0
+    return make_fbank(args).num_samples(max(1, args.filter_args.min_num_frames)) / args.resample_rate
+
+
+def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> UtteranceTable:
     """Read a raw.list or shard.list and leave out what is too short.
 
     Raises:
@@ -46,20 +54,18 @@ def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> list[Ut
 
     """
     utterances = READERS[data_type](path)
-    if args.filter:
-        fbank = make_fbank(args)
-        shortest = fbank.num_samples(max(1, args.filter_args.min_num_frames)) / args.resample_rate
-        kept = [utt for utt in utterances if utt.seconds >= shortest]
-        if len(kept) < len(utterances):
-            short = [utt.key for utt in utterances if utt.seconds < shortest]
-            logger.info(
-                "left out %d of %d utterances shorter than %.2f s (filter_args.min_num_frames): %s",
-                len(short), len(utterances), shortest, listing(short, 3),
-            )  # fmt: skip
-        utterances = kept
-    if len({utt.spk for utt in utterances}) < 2:
+    shortest = shortest_sec(args)
+    short = utterances.seconds < shortest
+    if np.any(short):
+        logger.info(
+            "left out %d of %d utterances shorter than %.2f s (filter_args.min_num_frames): %s",
+            np.count_nonzero(short), len(utterances), shortest,
+            listing(list(utterances.select(short).keys), 3),
+        )  # fmt: skip
+        utterances = utterances.select(~short)
+    if len(utterances.speakers) < 2:
         raise InputError(f"{path}: training needs utterances of at least two speakers, {len(utterances)} are left")
-    return sorted(utterances, key=lambda utt: utt.key)
+    return utterances
 
 
 @dataclass
@@ -82,19 +88,18 @@ class TrainingSet(Dataset[tuple[np.ndarray, int, str] | InputError]):
     the speakers in sorted order.
 
     Args:
-        utterances: sorted by key.
+        utterances: the training set.
         args: the config's ``dataset_args``.
         augmenter: noise and reverberation.
         seed: of the run.
 
     """
 
-    def __init__(self, utterances: Sequence[Utterance], args: DatasetArgs, augmenter: Augmenter, *, seed: int) -> None:
+    def __init__(self, utterances: UtteranceTable, args: DatasetArgs, augmenter: Augmenter, *, seed: int) -> None:
         self.utterances, self.augmenter, self.seed = utterances, augmenter, seed
-        self.speakers = sorted({utt.spk for utt in utterances})
+        self.speakers = utterances.speakers
         self.speeds = SPEEDS if args.speed_perturb else SPEEDS[:1]
         self.num_classes = len(self.speakers) * len(self.speeds)
-        self._labels = {spk: label for label, spk in enumerate(self.speakers)}
         self._rate = args.resample_rate
         self._num_samples = make_fbank(args).num_samples(args.num_frms)
         self._dither = args.fbank_args.dither / INT16_SCALE
@@ -125,7 +130,7 @@ class TrainingSet(Dataset[tuple[np.ndarray, int, str] | InputError]):
         wav = self.augmenter(wav, rng)
         if self._dither > 0:
             wav = wav + np.float32(self._dither) * rng.standard_normal(len(wav), dtype=np.float32)
-        return wav, self._labels[utt.spk] + speed * len(self.speakers), utt.key
+        return wav, int(self.utterances.labels[index]) + speed * len(self.speakers), utt.key
 
 
 def collate(examples: Sequence[tuple[np.ndarray, int, str] | InputError]) -> Batch | InputError:

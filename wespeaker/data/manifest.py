@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wespeaker.data.audio import AudioSource, audio_length
+import numpy as np
+
+from wespeaker.data.audio import AudioSource, audio_length, read_header
+from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable, make_table
 from wespeaker.errors import InputError
-from wespeaker.files import write_lines
+from wespeaker.files import replacing, write_lines
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One recording of one speaker."""
-
-    key: str  # such as id10001/1zcIwhmdeo4/00001.wav
-    spk: str
-    source: AudioSource
-    length: tuple[int, int]  # samples, sample rate in Hz
-
-    @property
-    def seconds(self) -> float:
-        """Duration in seconds."""
-        return self.length[0] / self.length[1]
+LENGTHS = "utt2num_samples"  # beside wav.scp: "key samples rate", so that no header is read twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,46 +80,101 @@ def read_pairs(path: Path, what: str) -> dict[str, str]:
     return pairs
 
 
-def read_scp(path: Path) -> dict[str, str]:
+def read_scp(path: Path, *, allow_pipes: bool = False) -> dict[str, str]:
     """Read a wav.scp: key to path.
 
     Raises:
-        InputError: also for an entry that is a shell command (ends in ``|``), which is never executed.
+        InputError: also for an entry that is a shell command (ends in ``|``), unless ``allow_pipes``.
 
     """
     entries = read_pairs(path, "the list of audio files")
-    for key, value in entries.items():
-        if value.endswith("|"):
-            raise InputError(f"{path}: {key} is a shell command ({value!r}); commands are not run, give a file")
+    if not allow_pipes:
+        for key, value in entries.items():
+            _refuse_pipe(value, f"{path}: {key}")
     return entries
 
 
+def _refuse_pipe(value: str, where: str) -> None:
+    if value.endswith("|"):
+        raise InputError(
+            f"{where} is a shell command ({value!r}); commands are not run, give a file, "
+            f"or have stage 2 run them with --allow_pipes if you trust the list"
+        )
+
+
+def _run_pipe(command: str, folder: Path) -> str:
+    """Run the command of a wav.scp once, keep the wav that it prints, and return the path of that."""
+    path = folder / f"{hashlib.sha256(command.encode()).hexdigest()[:32]}.wav"
+    if not path.exists():
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            done = subprocess.run(command[:-1], shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
+            if done.returncode != 0:
+                said = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+                raise InputError(f"the command {command!r} ended with code {done.returncode}: {said}")
+    return str(path.resolve())
+
+
 def write_manifest(folder: Path, utterances: Sequence[Utterance]) -> None:
-    """Write wav.scp, utt2spk, spk2utt and utt2dur of a data set, sorted by key."""
-    ordered = sorted(utterances, key=lambda utt: utt.key)
-    by_speaker: dict[str, list[str]] = {}
-    for utt in ordered:
-        by_speaker.setdefault(utt.spk, []).append(utt.key)
-    write_lines(folder / "utt2spk", (f"{utt.key} {utt.spk}" for utt in ordered))
-    write_lines(folder / "spk2utt", (f"{spk} {' '.join(keys)}" for spk, keys in sorted(by_speaker.items())))
-    write_lines(folder / "utt2dur", (f"{utt.key} {utt.seconds:.6f}" for utt in ordered))
-    write_lines(folder / "wav.scp", (f"{utt.key} {utt.source.path}" for utt in ordered))
+    """Write wav.scp, utt2spk, spk2utt, utt2dur and utt2num_samples of a data set, sorted by key."""
+    table = make_table(utterances)
+    by_speaker = np.argsort(table.labels, kind="stable")
+    ends = np.cumsum(np.bincount(table.labels, minlength=len(table.speakers)))
+    groups = np.split(by_speaker, ends[:-1])
+    write_lines(folder / "utt2spk", (f"{utt.key} {utt.spk}" for utt in table))
+    write_lines(
+        folder / "spk2utt",
+        (f"{spk} {' '.join(table.keys[int(i)] for i in of)}" for spk, of in zip(table.speakers, groups, strict=True)),
+    )
+    write_lines(folder / "utt2dur", (f"{utt.key} {utt.seconds:.6f}" for utt in table))
+    write_lines(folder / "wav.scp", (f"{utt.key} {utt.source.path}" for utt in table))
+    write_lines(folder / LENGTHS, (f"{utt.key} {utt.length[0]} {utt.length[1]}" for utt in table))  # last: the newest
 
 
-def read_manifest(folder: Path) -> list[Utterance]:
-    """Read wav.scp and utt2spk of a data set and the header of each file.
+def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
+    """Read wav.scp and utt2spk of a data set, and lengths from utt2num_samples, else from the headers.
+
+    Args:
+        folder: of the data set.
+        allow_pipes: run the entries of wav.scp that are shell commands, once, and keep what they print in ``piped``.
 
     Raises:
         InputError: the two files do not hold the same keys, or a file cannot be read.
 
     """
-    paths = read_scp(folder / "wav.scp")
+    paths = read_scp(folder / "wav.scp", allow_pipes=allow_pipes)
     speakers = read_pairs(folder / "utt2spk", "the speaker of each utterance")
     if paths.keys() != speakers.keys():
         odd = sorted(paths.keys() ^ speakers.keys())
         raise InputError(f"{folder}: wav.scp and utt2spk must have the same keys; {odd[0]} is in one only")
-    sources = {key: AudioSource(path) for key, path in paths.items()}
-    return [Utterance(key, speakers[key], source, audio_length(source)) for key, source in sources.items()]
+    commands = [path for path in paths.values() if path.endswith("|")]
+    if commands:
+        logger.warning("running %d shell commands of %s, such as %r", len(commands), folder / "wav.scp", commands[0])
+    lengths = read_lengths(folder)
+    builder = TableBuilder()
+    for key, path in paths.items():
+        source = AudioSource(_run_pipe(path, folder / "piped") if path.endswith("|") else path)
+        builder.add(Utterance(key, speakers[key], source, lengths.get(key) or audio_length(source)))
+    return builder.table()
+
+
+def read_lengths(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return (samples, sample rate in Hz) by key; nothing where wav.scp was changed after they were written.
+
+    Raises:
+        InputError: with file and line.
+
+    """
+    path = folder / LENGTHS
+    if not path.exists() or path.stat().st_mtime_ns < (folder / "wav.scp").stat().st_mtime_ns:
+        return {}
+    lengths = {}
+    for where, text in read_lines(path, "the length of each utterance"):
+        try:
+            key, samples, rate = text.split()
+            lengths[key] = int(samples), int(rate)
+        except ValueError as error:
+            raise InputError(f"{where}: expected 'key samples rate', found {text[:80]!r}") from error
+    return lengths
 
 
 def write_raw_list(path: Path, utterances: Sequence[Utterance]) -> int:
@@ -137,29 +187,33 @@ def _raw_entry(utt: Utterance) -> dict[str, object]:
     return {"key": utt.key, "spk": utt.spk, "wav": utt.source.path, "num_samples": samples, "sample_rate": rate}
 
 
-def read_raw_list(path: Path) -> list[Utterance]:
+def read_raw_list(path: Path) -> UtteranceTable:
     """Read a raw.list; where a line lacks the length, the file's header is read.
 
     Raises:
-        InputError: with file and line.
+        InputError: with file and line; also for an entry that is a shell command or has speech segments (``vad``).
 
     """
-    utterances = []
+    builder = TableBuilder()
     for where, text in read_lines(path, "the list of utterances"):
         try:
             entry = json.loads(text)
-            key, spk, wav = entry["key"], entry["spk"], entry["wav"]
+            key, spk, wav = str(entry["key"]), str(entry["spk"]), str(entry["wav"])
+            known = (int(entry["num_samples"]), int(entry["sample_rate"])) if "num_samples" in entry else None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{where}: expected {{"key": …, "spk": …, "wav": …}}, found {text[:80]!r}') from error
-        if wav.endswith("|"):
-            raise InputError(f"{where}: {wav!r} is a shell command; commands are not run, give a file")
+        if "vad" in entry:
+            raise InputError(f"{where}: {key} has speech segments (vad), which are not supported; cut the audio first")
+        _refuse_pipe(wav, f"{where}: {key}")
         source = AudioSource(wav)
-        known = (entry["num_samples"], entry["sample_rate"]) if "num_samples" in entry else audio_length(source)
-        utterances.append(Utterance(key, spk, source, known))
-    return utterances
+        builder.add(Utterance(key, spk, source, known or audio_length(source)))
+    return builder.table()
 
 
 def read_bank(path: Path) -> list[BankFile]:
     """Read the wav.scp of a noise or room bank and the header of each file."""
-    sources = {key: AudioSource(wav) for key, wav in read_scp(path).items()}
-    return [BankFile(key, source, audio_length(source)) for key, source in sources.items()]
+    files = []
+    for key, wav in read_scp(path).items():
+        header = read_header(AudioSource(wav))
+        files.append(BankFile(key, AudioSource(wav, pcm=header.pcm), (header.num_samples, header.rate)))
+    return files

@@ -1,16 +1,15 @@
-"""Stage 1: from the published folders to manifests, trial lists and decoded audio."""
+"""Stage 1: from the published folders to manifests and trial lists."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from wespeaker.data.audio import AudioSource, audio_length, decode_to_wav
+from wespeaker.data.audio import AudioSource, audio_length
 from wespeaker.data.corpora import (
     NOISE_KINDS,
     PUBLISHED_COUNTS,
@@ -23,17 +22,21 @@ from wespeaker.data.corpora import (
     noise_root,
     rirs_root,
 )
-from wespeaker.data.manifest import Utterance, read_pairs, write_manifest
+from wespeaker.data.manifest import LENGTHS, read_lengths, read_pairs, read_scp, write_manifest
 from wespeaker.data.randomness import generator
 from wespeaker.data.trials import Trials, read_trials, write_kaldi_trials
+from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
+from wespeaker.parallel import map_in_processes
 from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
 
 DEV_TRIALS = "dev.kaldi"  # in the folder of the set whose speakers show the progress of training
 CORPORA_FILE = "corpora.txt"  # in the data folder: which corpora it was made from
+
+_CHUNK = 500  # files that a process takes at a time
 
 DEV_SPEAKERS, DEV_UTTS_PER_SPEAKER = 40, 8  # at most; all pairs of them are the dev trials
 
@@ -42,9 +45,9 @@ def prepare_corpora(
     corpora: Corpora,
     output_dir: Path,
     *,
-    num_threads: int,
+    num_jobs: int,
     rate: int,
-    max_bad_share: float = 0.0,
+    max_bad_utts: float = 0.001,
     seed: int = 42,
 ) -> None:
     """Write ``vox2_dev``, ``vox1``, ``vox2_test`` (if there is one), ``musan`` and ``rirs`` below ``output_dir``.
@@ -52,9 +55,9 @@ def prepare_corpora(
     Args:
         corpora: the folders; musan and rirs may be missing.
         output_dir: the data folder.
-        num_threads: files read or decoded at a time.
-        rate: sample rate in Hz that m4a is decoded to and that noises and room responses must have.
-        max_bad_share: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        num_jobs: processes that read headers and decode.
+        rate: sample rate in Hz that noises and room responses must have.
+        max_bad_utts: share of unreadable files up to which they are left out and named in ``bad.txt``.
         seed: draws the dev trials.
 
     Raises:
@@ -63,8 +66,8 @@ def prepare_corpora(
     """
     if corpora.voxceleb1 is None or corpora.voxceleb2 is None:
         raise InputError("the folders of both VoxCeleb1 and VoxCeleb2 are needed; give --voxceleb1 and --voxceleb2")
-    named = _named_corpora(output_dir, corpora)
-    collect = partial(_collect, num_threads=num_threads, rate=rate, max_bad_share=max_bad_share)
+    named = name_corpora(output_dir, vars(corpora))
+    collect = partial(collect_utterances, speaker_of=_speaker, num_jobs=num_jobs, max_bad_utts=max_bad_utts)
     vox2 = dict(find_speech(corpora.voxceleb2))
     train = {key: path for key, path in vox2.items() if not in_test_part(path, corpora.voxceleb2)}
     dev = {key: path for key, path in vox2.items() if key not in train}
@@ -77,7 +80,7 @@ def prepare_corpora(
 
     write_lines(output_dir / CORPORA_FILE, (f"{name} {path}" for name, path in named.items()))
     train_utts = collect(train, output_dir / "vox2_dev")
-    test_utts = collect(test, output_dir / "vox1")
+    test_utts = collect(test, output_dir / "vox1", needed={utt for trials in lists.values() for utt in trials.utts})
     for name, trials in lists.items():
         write_kaldi_trials(output_dir / "vox1" / "trials" / f"{name}.kaldi", trials)
     _log_counts("vox2_dev", train_utts)
@@ -89,35 +92,55 @@ def prepare_corpora(
     else:
         logger.info("VoxCeleb2's test part is not there; dev trials are of vox1: to watch by, not to choose by")
         write_kaldi_trials(output_dir / "vox1" / DEV_TRIALS, make_dev_trials(test_utts, seed=seed))
-    if corpora.musan is not None:
-        root = noise_root(corpora.musan)
+    prepare_banks(output_dir, musan=corpora.musan, rirs=corpora.rirs, rate=rate)
+
+
+def prepare_banks(output_dir: Path, *, musan: Path | None, rirs: Path | None, rate: int) -> None:
+    """Write the manifests of noises and room responses, ``musan`` and ``rirs``, where their folders are given.
+
+    Raises:
+        InputError: a file has another sample rate than ``rate``, or there is none.
+
+    """
+    if musan is not None:
+        root = noise_root(musan)
         files = (path for kind in NOISE_KINDS for path in find_files(root / kind, (".wav", ".flac")))
         _write_bank(output_dir / "musan", root, files, rate=rate)
-    if corpora.rirs is not None:
-        root = rirs_root(corpora.rirs)
+    if rirs is not None:
+        root = rirs_root(rirs)
         _write_bank(output_dir / "rirs", root, find_files(root / "simulated_rirs", (".wav", ".flac")), rate=rate)
 
 
-def _named_corpora(output_dir: Path, corpora: Corpora) -> dict[str, str]:
-    """Return which corpora a data folder is made from; refuse to mix two in one folder."""
+def name_corpora(output_dir: Path, folders: Mapping[str, Path | None]) -> dict[str, str]:
+    """Return which folders a data folder is made from; refuse to mix two corpora in one data folder.
+
+    Raises:
+        InputError: ``CORPORA_FILE`` in ``output_dir`` names another folder.
+
+    """
     stamp = output_dir / CORPORA_FILE
-    named = {name: str(path.resolve()) for name, path in vars(corpora).items() if path is not None}
+    named = {name: str(path.resolve()) for name, path in folders.items() if path is not None}
     if stamp.exists():
         before = read_pairs(stamp, "the corpora of this data folder")
         changed = [name for name in named if before.get(name, named[name]) != named[name]]
         if changed:
             raise InputError(
                 f"{output_dir} was prepared from {changed[0]} {before[changed[0]]}, now it is {named[changed[0]]}; "
-                f"give another data folder with --data, or remove this one"
+                f"give another data folder, or remove this one"
             )
         named = {**before, **named}
     return named
 
 
+def _speaker(key: str) -> str:
+    """Return the speaker of a key of VoxCeleb."""
+    return key.split("/", 1)[0]
+
+
 def _check_disjoint(train: Iterable[str], others: dict[str, Iterable[str]]) -> None:
-    speakers = {key.split("/", 1)[0] for key in train}
+    speakers = {_speaker(key) for key in train}
     for name, keys in others.items():
-        both = sorted(speakers & {key.split("/", 1)[0] for key in keys})
+        both = sorted(speakers & {_speaker(key) for key in keys})
         if both:
             raise InputError(f"{len(both)} speakers are in the training set and in {name}: {listing(both)}")
 
@@ -138,58 +161,94 @@ def _read_lists(root: Path, test: dict[str, Path]) -> dict[str, Trials]:
     return lists
 
 
-def _collect(
-    files: dict[str, Path], folder: Path, *, num_threads: int, rate: int, max_bad_share: float
-) -> list[Utterance]:
-    """Read the header of each file, decode those that soundfile does not read, and write the manifest."""
-    read = partial(_prepare_utterance, wav_dir=folder / "wav", rate=rate)
-    good, bad = _map_files(read, list(files.items()), num_threads=num_threads, desc=f"reading {folder.name}")
-    if len(bad) > max_bad_share * len(files):
-        raise InputError(
-            f"{len(bad)} of {len(files)} audio files for {folder} cannot be used: {listing(bad)}; "
-            f"mend them, or leave them out with --max_bad_share {min(1.0, 1.01 * len(bad) / len(files)):.2g}"
-        )
-    if bad:
-        write_lines(folder / "bad.txt", bad)
-        logger.warning("%s: left out %d unreadable files, named in %s", folder.name, len(bad), folder / "bad.txt")
-    write_manifest(folder, good)
-    return good
-
-
-def _prepare_utterance(item: tuple[str, Path], *, wav_dir: Path, rate: int) -> Utterance:
-    key, path = item
-    if path.suffix.lower() == ".m4a":
-        wav = wav_dir / key
-        if not wav.exists():
-            decode_to_wav(path, wav, rate=rate)
-        path = wav
-    source = AudioSource(str(path.resolve()))
-    return Utterance(key, key.split("/", 1)[0], source, audio_length(source))
-
-
-def _map_files(
-    function: Callable[[tuple[str, Path]], Utterance],
-    items: Sequence[tuple[str, Path]],
+def collect_utterances(
+    files: dict[str, Path],
+    folder: Path,
     *,
-    num_threads: int,
-    desc: str,
-) -> tuple[list[Utterance], list[str]]:
-    """Apply a function in threads (the codecs release the interpreter lock); collect results and sentences."""
+    speaker_of: Callable[[str], str],
+    num_jobs: int,
+    max_bad_utts: float = 0.0,
+    needed: Collection[str] = (),
+) -> UtteranceTable:
+    """Read the header of each file and write the manifest; m4a is decoded to count its samples, and left as it is.
 
-    def attempt(item: tuple[str, Path]) -> Utterance | str:
+    What an earlier call found is kept for files that have not changed since.
+
+    Args:
+        files: key to audio file.
+        folder: the data set.
+        speaker_of: gives the speaker of a key.
+        num_jobs: processes.
+        max_bad_utts: share of unreadable files up to which they are left out and named in ``bad.txt``.
+        needed: keys that cannot be left out.
+
+    Returns:
+        The utterances of the readable files.
+
+    Raises:
+        InputError: more files than that cannot be read, or one that is needed; the first are named.
+
+    """
+    known = _known_lengths(files, folder)
+    builder = TableBuilder()
+    for key, length in known.items():
+        builder.add(Utterance(key, speaker_of(key), AudioSource(str(files[key].resolve())), length))
+    unknown = [key for key in files if key not in known]
+    starts = range(0, len(unknown), _CHUNK)
+    chunks = ([(key, str(files[key].resolve())) for key in unknown[first : first + _CHUNK]] for first in starts)
+    results = map_in_processes(_lengths_of, chunks, num_jobs=min(num_jobs, len(starts)))
+    bad: dict[str, str] = {}
+    for chunk in progress(results, desc=f"reading {folder.name}", total=len(starts)):
+        for key, path, found in chunk:
+            if isinstance(found, str):
+                bad[key] = found
+            else:
+                builder.add(Utterance(key, speaker_of(key), AudioSource(path), found))
+    sentences = list(bad.values())
+    if lost := [sentence for key, sentence in bad.items() if key in needed]:
+        raise InputError(f"{len(lost)} audio files that trials name cannot be used: {listing(lost)}; mend them")
+    if len(bad) > max_bad_utts * len(files):
+        raise InputError(
+            f"{len(bad)} of {len(files)} audio files for {folder} cannot be used: {listing(sentences)}; "
+            f"mend them, or leave them out with --max_bad_utts {min(1.0, 1.01 * len(bad) / len(files)):.2g}"
+        )
+    (folder / "bad.txt").unlink(missing_ok=True)
+    if bad:
+        write_lines(folder / "bad.txt", sentences)
+        logger.warning("%s: left out %d unreadable files, named in %s", folder.name, len(bad), folder / "bad.txt")
+    table = builder.table()
+    write_manifest(folder, table)
+    return table
+
+
+def _known_lengths(files: Mapping[str, Path], folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what the manifest of an earlier call says of the files that are older than it."""
+    lengths = read_lengths(folder)
+    if not lengths:
+        return {}
+    written = (folder / LENGTHS).stat().st_mtime_ns
+    known = {}
+    for key, path in read_scp(folder / "wav.scp").items():
+        file = files.get(key)
+        if file is not None and path == str(file.resolve()) and file.stat().st_mtime_ns < written and key in lengths:
+            known[key] = lengths[key]
+    return known
+
+
+def _lengths_of(items: Sequence[tuple[str, str]]) -> list[tuple[str, str, tuple[int, int] | str]]:
+    """Return (key, path, length, or the sentence that says why there is none) of files."""
+    results: list[tuple[str, str, tuple[int, int] | str]] = []
+    for key, path in items:
         try:
-            return function(item)
+            results.append((key, path, audio_length(AudioSource(path))))
         except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        results = list(progress(pool.map(attempt, items), desc=desc, total=len(items)))
-    return [r for r in results if isinstance(r, Utterance)], [r for r in results if isinstance(r, str)]
+            results.append((key, path, str(error)))
+    return results
 
 
-def _log_counts(name: str, utterances: Sequence[Utterance]) -> None:
-    num_utts, num_spks = len(utterances), len({utt.spk for utt in utterances})
-    hours = sum(utt.seconds for utt in utterances) / 3600
+def _log_counts(name: str, utterances: UtteranceTable) -> None:
+    num_utts, num_spks = len(utterances), len(utterances.speakers)
+    hours = utterances.seconds.sum() / 3600
     published = PUBLISHED_COUNTS.get(name)
     whole = ""
     if published is not None:
@@ -212,19 +271,35 @@ def _write_bank(folder: Path, root: Path, files: Iterable[Path], *, rate: int) -
 
 
 def make_dev_trials(utterances: Sequence[Utterance], *, seed: int) -> Trials:
-    """Draw speakers and utterances and pair all of them; targets come from different sessions where there are two.
+    """Make the trials that show the progress of training: at most 51,040, of 40 speakers with 8 utterances each."""
+    return make_trials(utterances, seed=seed, num_speakers=DEV_SPEAKERS, utts_per_speaker=DEV_UTTS_PER_SPEAKER)
+
+
+def make_trials(utterances: Sequence[Utterance], *, seed: int, num_speakers: int, utts_per_speaker: int) -> Trials:
+    """Draw speakers and utterances and pair all of them.
+
+    A session is the folder in the key (VoxCeleb's video). Where a speaker has two, no trial is of one session:
+    same-session targets are told by their channel.
+
+    Args:
+        utterances: to draw from.
+        seed: of the draws.
+        num_speakers: draw at most so many speakers.
+        utts_per_speaker: draw at most so many utterances of each.
 
     Returns:
-        All pairs of the at most ``DEV_SPEAKERS * DEV_UTTS_PER_SPEAKER`` utterances that were drawn.
+        The pairs; there is no target trial where no speaker has two utterances.
 
     """
     by_speaker: dict[str, list[str]] = {}
     for utt in sorted(utterances, key=lambda utt: utt.key):
         by_speaker.setdefault(utt.spk, []).append(utt.key)
     rng = generator(seed, "dev trials")
-    speakers = rng.permutation(sorted(by_speaker))[:DEV_SPEAKERS]
-    keys = [str(key) for spk in speakers for key in rng.permutation(by_speaker[str(spk)])[:DEV_UTTS_PER_SPEAKER]]
-    spk, session = (np.array([key.rsplit("/", depth)[0] for key in keys]) for depth in (2, 1))
+    chosen = [str(spk) for spk in rng.permutation(sorted(by_speaker))[:num_speakers]]
+    drawn = [(spk, str(key)) for spk in chosen for key in rng.permutation(by_speaker[spk])[:utts_per_speaker]]
+    keys = [key for _, key in drawn]
+    spk = np.array([spk for spk, _ in drawn])
+    session = np.array([key.rsplit("/", 1)[0] for key in keys])
     enroll, test = np.triu_indices(len(keys), k=1)
     is_target = spk[enroll] == spk[test]
     across = session[enroll] != session[test]

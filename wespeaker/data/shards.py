@@ -1,54 +1,54 @@
 """WeSpeaker's tar shards (``<key>.spk`` then ``<key>.<ext>``) with an index, read as map-style data.
 
-The index beside each tar gives where a member lies and how long its audio is, so a two-second crop reads two
-seconds and no shuffle buffer is needed. A line of it: key, speaker, offset and size in bytes, samples, sample rate.
+The index beside each tar says where the audio of an utterance lies and how long it is, so a two-second crop reads two
+seconds and no shuffle buffer is needed. A tar without one, made by WeSpeaker, is indexed when it is first used.
+
+Layout of ``<name>.tar.index``: a line of JSON, the head, then the rows (``ROW``, little-endian), the ends of the keys
+(int64) and the keys themselves (UTF-8, nothing between), sorted. The head holds ``version``, ``rows``, ``key_bytes``,
+``speakers`` (sorted, the rows number them), ``crc32`` of all that follows, ``tar_bytes`` and ``tar_crc32`` (of a few
+places of the tar file, so an index knows its tar wherever both are copied), ``bad`` (the sentences of members that
+cannot be read) and ``changed`` (what packing had to change: how many utterances were resampled, and so on).
 """
 
 from __future__ import annotations
 
-import io
+import json
+import logging
 import os
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
-from wespeaker.data.audio import AudioSource
-from wespeaker.data.manifest import Utterance, read_lines
-from wespeaker.data.randomness import generator
-from wespeaker.errors import InputError
-from wespeaker.files import replacing, write_lines
+import numpy as np
+
+from wespeaker.data.audio import AudioSource, read_header
+from wespeaker.data.manifest import read_lines
+from wespeaker.data.utterances import ROW, TableBuilder, Texts, Utterance, UtteranceTable, merge_tables
+from wespeaker.errors import InputError, listing
+from wespeaker.files import replacing
+from wespeaker.progress import progress
+
+logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index"
+VERSION = 1
+AUDIO_SUFFIXES = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "wma")  # WeSpeaker's
+MAX_BAD_UTTS = 0.001
+_PLACES, _PLACE_BYTES = 4, 1024  # of a tar file, in its checksum
+_READERS, _READ_AHEAD = 8, 64  # indexes read at a time, which hides the delays of a network disk, and in memory
 
 
-def write_shards(folder: Path, utterances: Sequence[Utterance], *, utts_per_shard: int, seed: int) -> list[Path]:
-    """Pack utterances, shuffled, into tar files and write ``shard.list`` beside the folder.
+@dataclass
+class ShardIndex:
+    """What lies in a tar file."""
 
-    A shard that is complete (its index is written last) is kept, so an interrupted call goes on where it stopped.
-
-    Args:
-        folder: where ``shards_000000000.tar`` and so on go.
-        utterances: each from a file of its own.
-        utts_per_shard: how many go in one tar file.
-        seed: of the shuffle.
-
-    Returns:
-        The tar files.
-
-    Raises:
-        InputError: an audio file cannot be read.
-
-    """
-    order = generator(seed, "shards").permutation(len(utterances))
-    paths = []
-    for number, first in enumerate(range(0, len(order), utts_per_shard)):
-        path = folder / f"shards_{number:09d}.tar"
-        _write_shard(path, [utterances[i] for i in order[first : first + utts_per_shard]])
-        paths.append(path)
-    for stale in set(folder.glob("shards_*.tar*")) - {p for path in paths for p in (path, index_path(path))}:
-        stale.unlink()
-    write_lines(folder.parent / "shard.list", (str(path.resolve()) for path in paths))
-    return paths
+    table: UtteranceTable  # all rows of one file, the tar
+    bad: list[str] = field(default_factory=list)
+    changed: Counter[str] = field(default_factory=Counter)
 
 
 def index_path(shard: Path) -> Path:
@@ -56,59 +56,208 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + INDEX_SUFFIX)
 
 
-def _write_shard(path: Path, utterances: Sequence[Utterance]) -> None:
-    if path.exists() and index_path(path).exists() and _indexed(path) == _wanted(utterances):
-        return
-    rows = []
-    with replacing(path) as temporary, tarfile.open(temporary, mode="w") as tar:
-        for utt in utterances:
-            stem, extension = os.path.splitext(utt.key)
-            audio = Path(utt.source.path).read_bytes()
-            _add(tar, f"{stem}.spk", utt.spk.encode())
-            offset = _add(tar, f"{stem}{extension or Path(utt.source.path).suffix}", audio)
-            rows.append(f"{utt.key}\t{utt.spk}\t{offset}\t{len(audio)}\t{utt.length[0]}\t{utt.length[1]}")
-    write_lines(index_path(path), rows)
+def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> UtteranceTable:
+    """Open all tar files that a shard.list names, relative to the current folder or to that of the list.
 
+    Those that have no index get one; where none can be written beside the tar, it is kept in memory.
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append a member and return the offset of its data."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-    return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-
-
-def _indexed(path: Path) -> list[tuple[str, str, tuple[int, int]]]:
-    return _wanted(read_index(path))
-
-
-def _wanted(utterances: Sequence[Utterance]) -> list[tuple[str, str, tuple[int, int]]]:
-    return [(utt.key, utt.spk, utt.length) for utt in utterances]
-
-
-def read_index(shard: Path) -> list[Utterance]:
-    """Read the index of one tar file.
+    Args:
+        path: the list.
+        max_bad_utts: share of utterances that may be unreadable; they are left out and named in the log.
 
     Raises:
-        InputError: with file and line; also where tar file or index is missing.
+        InputError: a tar file or an index is missing, damaged, or does not fit the other; too many utterances are bad.
 
     """
-    if not shard.exists():
-        raise InputError(f"{shard} (a shard) does not exist; run stage 2 again")
-    size_on_disk = shard.stat().st_size
-    utterances = []
-    for where, text in read_lines(index_path(shard), f"the index of {shard.name}"):
+    shards = [_existing(Path(text), path) for _, text in read_lines(path, "the list of shards")]
+    missing = [shard for shard in shards if not index_path(shard).exists()]
+    if missing:
+        logger.info("%d of %d shards of %s have no index; it is made now, once", len(missing), len(shards), path)
+    made = {shard: _make_index(shard) for shard in progress(missing, desc="indexing shards")}
+    bad: list[str] = []
+
+    def tables() -> Iterator[UtteranceTable]:
+        with ThreadPoolExecutor(_READERS) as pool:
+            for first in range(0, len(shards), _READ_AHEAD):
+                some = shards[first : first + _READ_AHEAD]
+                for index in pool.map(lambda shard: made.get(shard) or load_index(shard), some):
+                    bad.extend(index.bad)
+                    yield index.table
+
+    table = merge_tables(tables())
+    if len(bad) > max_bad_utts * (len(table) + len(bad)):
+        raise InputError(f"{len(bad)} of {len(table) + len(bad)} utterances of {path} are bad: {listing(bad)}")
+    if bad:
+        logger.warning("%s: left out %d bad utterances: %s", path, len(bad), listing(bad))
+    return table
+
+
+def _existing(shard: Path, listed_in: Path) -> Path:
+    for path in (shard, listed_in.parent / shard):
+        if path.is_file():
+            return path
+    raise InputError(f"{shard} (a shard, named in {listed_in}) does not exist; run stage 2 again, or correct the list")
+
+
+def _make_index(shard: Path) -> ShardIndex:
+    index = scan_shard(shard)
+    try:
+        save_index(shard, index)
+    except OSError as error:
+        reason = f"{index_path(shard)} cannot be written ({error.strerror})"
+        logger.warning("%s; the index is kept in memory and made anew at each start", reason)
+    return index
+
+
+def scan_shard(shard: Path) -> ShardIndex:
+    """Go through the headers of a tar file and of the audio in it.
+
+    Audio that cannot be read is listed in the index; the tar file itself must be whole.
+
+    Raises:
+        InputError: the tar file is damaged or cut short, a member lies outside of it (an absolute path, ``..``) or is
+            not a plain file, speaker and audio do not come in pairs.
+
+    """
+    builder, bad, decoded_whole = TableBuilder(), [], 0
+    for key, speaker, audio in _pairs(shard):
+        if audio is None:
+            raise InputError(f"{shard}: {key}.spk has no audio beside it ({', '.join(AUDIO_SUFFIXES)})")
+        if not speaker:
+            raise InputError(f"{shard}: {audio.name} has no speaker: {key}.spk is missing or empty")
+        source = AudioSource(str(shard), audio.offset_data, audio.size)
         try:
-            key, spk, *numbers = text.split("\t")
-            offset, size, samples, rate = map(int, numbers)
-        except ValueError as error:
-            raise InputError(f"{where}: expected key, speaker and four numbers, found {text[:80]!r}") from error
-        if offset + size > size_on_disk:
-            raise InputError(f"{shard} is shorter than its index says; remove it and run stage 2 again")
-        utterances.append(Utterance(key, spk, AudioSource(str(shard), offset, size), (samples, rate)))
-    return utterances
+            header = read_header(source)
+        except InputError as error:
+            bad.append(f"{audio.name}: {error}")
+            continue
+        decoded_whole += header.container == "FFMPEG"
+        builder.add(Utterance(key, speaker, replace(source, pcm=header.pcm), header[:2]))
+    if decoded_whole:
+        logger.warning(
+            "%s: %d members are decoded whole for each crop (m4a, wma); pack wav or flac with tools/make_shards.py",
+            shard, decoded_whole,
+        )  # fmt: skip
+    return ShardIndex(builder.table(), bad)
 
 
-def read_shard_list(path: Path) -> list[Utterance]:
-    """Read the indexes of all tar files that a shard.list names."""
-    return [utt for _, shard in read_lines(path, "the list of shards") for utt in read_index(Path(shard))]
+def _pairs(shard: Path) -> Iterator[tuple[str, str | None, tarfile.TarInfo | None]]:
+    """Yield key, speaker and audio member of neighbours of the same name; what is missing is None."""
+    last = "the start"
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            key, speaker, audio = "", None, None
+            for member in tar:
+                last = member.name
+                _check_member(shard, member)
+                stem, _, suffix = member.name.rpartition(".")
+                if member.isdir() or suffix.lower() not in ("spk", *AUDIO_SUFFIXES):
+                    continue
+                if stem != key and (speaker, audio) != (None, None):
+                    yield key, speaker, audio
+                    speaker = audio = None
+                key = stem
+                if suffix.lower() in AUDIO_SUFFIXES:
+                    audio = member
+                else:
+                    file = tar.extractfile(member)
+                    assert file is not None  # it is a plain file
+                    speaker = file.read().decode().strip()
+            _check_end(shard, tar.offset)
+            if (speaker, audio) != (None, None):
+                yield key, speaker, audio
+    except (tarfile.TarError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{shard} is damaged after {last} ({error}); copy or make it again") from error
+
+
+def check_member_name(shard: Path, name: str) -> None:
+    """Check that a member would stay in its folder if someone unpacked the tar file.
+
+    Raises:
+        InputError: the name is an absolute path or has ``..`` in it.
+
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{shard}: the member {name} would lie outside of the folder it is unpacked in; it is refused")
+
+
+def _check_member(shard: Path, member: tarfile.TarInfo) -> None:
+    check_member_name(shard, member.name)
+    if not (member.isdir() or (member.isreg() and not member.issparse())):
+        raise InputError(f"{shard}: the member {member.name} is not a plain file; it is refused")
+
+
+def _check_end(shard: Path, offset: int) -> None:
+    """Check that a block of zeros, tar's end mark, is where the members end: tarfile stops at anything silently."""
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no header and no end mark at byte {offset}")
+
+
+def save_index(shard: Path, index: ShardIndex) -> None:
+    """Write the index of a tar file beside it."""
+    table = index.table
+    body = table.rows.tobytes() + table.keys.ends.astype("<i8").tobytes() + table.keys.blob
+    tar_bytes, tar_crc32 = tar_fingerprint(shard)
+    head = {
+        "version": VERSION,
+        "rows": len(table),
+        "key_bytes": len(table.keys.blob),
+        "crc32": zlib.crc32(body),
+        "tar_bytes": tar_bytes,
+        "tar_crc32": tar_crc32,
+        "bad": index.bad,
+        "changed": index.changed,
+        "speakers": table.speakers,
+    }
+    with replacing(index_path(shard)) as temporary:
+        temporary.write_bytes(json.dumps(head).encode() + b"\n" + body)
+
+
+def load_index(shard: Path) -> ShardIndex:
+    """Read the index of a tar file and check that it belongs to it.
+
+    Raises:
+        InputError: it is damaged, or made from another tar file.
+
+    """
+    path = index_path(shard)
+    again = f"remove {path.name} and it is made anew, or run stage 2 again"
+    line, _, body = path.read_bytes().partition(b"\n")
+    try:
+        head = json.loads(line)
+        if head["version"] != VERSION:
+            raise InputError(f"{path} has layout {head['version']}, this program reads {VERSION}; {again}")
+        keys_at = head["rows"] * ROW.itemsize
+        blob_at = keys_at + 8 * head["rows"]
+        if len(body) != blob_at + head["key_bytes"] or zlib.crc32(body) != head["crc32"]:
+            raise ValueError("checksum")
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} (the index of a shard) is damaged; {again}") from error
+    if (found := tar_fingerprint(shard)) != (head["tar_bytes"], head["tar_crc32"]):
+        raise InputError(
+            f"{path} was made from another {shard.name}: that one had {head['tar_bytes']} bytes and checksum "
+            f"{head['tar_crc32']}, this one has {found[0]} and {found[1]}; {again}"
+        )
+    table = UtteranceTable(
+        Texts(body[blob_at:], np.frombuffer(body[keys_at:blob_at], "<i8")),
+        head["speakers"],
+        Texts.of([str(shard)]),
+        np.frombuffer(body[:keys_at], ROW),
+    )
+    return ShardIndex(table, head["bad"], Counter(head["changed"]))
+
+
+def tar_fingerprint(shard: Path) -> tuple[int, int]:
+    """Return (size in bytes, CRC-32 of a kibibyte at the start, a quarter, half and three quarters of it)."""
+    with open(shard, "rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        crc = 0
+        for place in range(_PLACES):
+            file.seek(place * size // _PLACES)
+            crc = zlib.crc32(file.read(_PLACE_BYTES), crc)
+    return size, crc

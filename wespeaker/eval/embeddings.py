@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import kaldiio
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
-from wespeaker.errors import InputError
+from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing, write_lines
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
+
+BLOCK = 1024  # embeddings converted to float64 at a time: 2 MB at D = 256, the fastest of 512 … 32768 (cache)
 
 # How a binary vector of floats or doubles begins in an ark; its dimension, a 4-byte integer, follows.
 _VECTOR_TYPES = {b"\0BFV \x04": "<f4", b"\0BDV \x04": "<f8"}
@@ -121,6 +123,66 @@ def load_mean_vec(path: PathLike) -> NDArray[np.float64]:
     if mean_vec.ndim != 1 or mean_vec.dtype.kind != "f" or not np.isfinite(mean_vec).all():
         raise InputError(f"{path} must hold one vector of finite floats, found {mean_vec.dtype} {mean_vec.shape}")
     return mean_vec.astype(np.float64)
+
+
+def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
+    """Return where each wanted utterance is among ``utts``, those that have embeddings.
+
+    Raises:
+        InputError: if some have none, naming the first ten.
+    """
+    index = {utt: row for row, utt in enumerate(utts)}
+    rows = list(map(index.get, wanted))
+    if None in rows:
+        missing = [utt for utt in wanted if utt not in index]
+        raise InputError(
+            f"{len(missing)} of {len(wanted)} utterances in the trials have no embedding: {listing(missing)}"
+        )
+    return np.array(rows, dtype=np.intp)
+
+
+def check_mean_vec(mean_vec: ArrayLike | None, embed_dim: int) -> NDArray[np.float64]:
+    """Return the vector to subtract from embeddings of ``embed_dim`` numbers, (D,); zeros for None.
+
+    Raises:
+        InputError: if it has another dimension.
+    """
+    mean = np.zeros(embed_dim) if mean_vec is None else np.asarray(mean_vec, dtype=np.float64)
+    if mean.shape != (embed_dim,):
+        raise InputError(
+            f"the mean vector has shape {mean.shape}, the embeddings have {embed_dim} numbers; take both from one model"
+        )
+    return mean
+
+
+def centred_norms(
+    embeddings: NDArray[np.floating], rows: NDArray[np.intp], mean: NDArray[np.float64], *, names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return ``‖embedding - mean‖`` of some rows, in float64.
+
+    Args:
+        embeddings: (U, D).
+        rows: (R,), indices into them.
+        mean: (D,).
+        names: (R,), what an error calls the rows.
+
+    Returns:
+        Norms, (R,) float64, positive and finite.
+
+    Raises:
+        InputError: for embeddings that are not finite or have no direction, naming the first ten.
+    """
+    norms = np.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        block = embeddings[rows[start : start + BLOCK]] - mean
+        norms[start : start + BLOCK] = np.sqrt(np.einsum("ud,ud->u", block, block))
+    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))  # a NaN or inf anywhere makes the norm NaN or inf
+    if bad.size:
+        raise InputError(
+            f"{bad.size} of {len(rows)} embeddings cannot be scored, because they hold NaN or inf or have norm 0"
+            f"{' after subtraction of the mean' if mean.any() else ''}: " + listing([names[int(i)] for i in bad])
+        )
+    return norms
 
 
 def _read_scp(scp: PathLike) -> dict[str, tuple[str, int, int]]:

@@ -17,14 +17,20 @@ from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.det import plot_det
-from wespeaker.eval.embeddings import PathLike, load_embeddings, load_mean_vec
+from wespeaker.eval.embeddings import (
+    BLOCK,
+    PathLike,
+    centred_norms,
+    check_mean_vec,
+    find_rows,
+    load_embeddings,
+    load_mean_vec,
+)
 from wespeaker.eval.fingerprint import embeddings_sha256, file_fingerprint, trials_sha256
 from wespeaker.eval.intervals import LEVEL, REPLICATES
 from wespeaker.eval.results import DEFAULT_FARS, Asked, ListResult, evaluate_list
 from wespeaker.eval.table import results_table
 from wespeaker.files import replacing
-
-_BLOCK = 1024  # trials or utterances at a time: 2 MB a side at D = 256, the fastest of 512 … 32768 (cache)
 
 
 @dataclass(frozen=True)
@@ -62,36 +68,14 @@ def cosine_scores(
             (norm 0 after the subtraction), naming the first ten; if the mean has another dimension.
     """
     embeddings = np.asarray(embeddings)
-    mean = np.zeros(embeddings.shape[1]) if mean_vec is None else np.asarray(mean_vec, dtype=np.float64)
-    if mean.shape != embeddings.shape[1:]:
-        raise InputError(
-            f"the mean vector has shape {mean.shape}, the embeddings have {embeddings.shape[1]} numbers; "
-            "take both from one model"
-        )
-    index = {utt: row for row, utt in enumerate(utts)}
-    found = list(map(index.get, trials.utts))
-    if None in found:
-        missing = [utt for utt in trials.utts if utt not in index]
-        raise InputError(
-            f"{len(missing)} of {len(trials.utts)} utterances in the trials have no embedding: {listing(missing)}"
-        )
-    rows = np.array(found)
-    norms = np.empty(len(rows))
-    for start in range(0, len(rows), _BLOCK):
-        block = embeddings[rows[start : start + _BLOCK]] - mean
-        norms[start : start + _BLOCK] = np.sqrt(np.einsum("ud,ud->u", block, block))
-    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))  # a NaN or inf anywhere makes the norm NaN or inf
-    if bad.size:
-        raise InputError(
-            f"{bad.size} of {len(rows)} embeddings cannot be scored, because they hold NaN or inf or have norm 0"
-            f"{'' if mean_vec is None else ' after subtraction of the mean'}: "
-            + listing([trials.utts[int(i)] for i in bad])
-        )
+    mean = check_mean_vec(mean_vec, embeddings.shape[1])
+    rows = find_rows(trials.utts, utts)
+    norms = centred_norms(embeddings, rows, mean, names=trials.utts)
     scores = np.empty(len(trials))
-    for start in range(0, len(trials), _BLOCK):
-        enroll, test = trials.enroll[start : start + _BLOCK], trials.test[start : start + _BLOCK]
+    for start in range(0, len(trials), BLOCK):
+        enroll, test = trials.enroll[start : start + BLOCK], trials.test[start : start + BLOCK]
         dots = np.einsum("nd,nd->n", embeddings[rows[enroll]] - mean, embeddings[rows[test]] - mean)
-        scores[start : start + _BLOCK] = dots / (norms[enroll] * norms[test])
+        scores[start : start + BLOCK] = dots / (norms[enroll] * norms[test])
     return np.clip(scores, -1.0, 1.0, out=scores)  # rounding may give 1 + 2e-16
 
 
@@ -171,6 +155,7 @@ def evaluate_scores(
     replicates: int = REPLICATES,
     seed: int = 0,
     note: str | None = None,
+    prefix: str = "",
 ) -> Evaluation:
     """Compute the error rates of ready score files; write them and a DET plot if ``output_dir`` is given.
 
@@ -185,6 +170,8 @@ def evaluate_scores(
         replicates: as in `evaluate_embeddings`.
         seed: as in `evaluate_embeddings`.
         note: as in `evaluate_embeddings`.
+        prefix: what the names of the score files begin with, such as ``vox2_dev_asnorm300_``. Results are keyed
+            without it, and the files written begin with it: they lie beside those of the same lists' other scores.
 
     Raises:
         InputError: whatever is wrong with a file, named.
@@ -193,7 +180,7 @@ def evaluate_scores(
     if target_fars and output_dir is None:
         raise InputError("thresholds for target FARs are written to a file; give --output_dir, where to write")
     found, sources = {}, []
-    for name, path in zip(_names(score_files), score_files, strict=True):
+    for name, path in zip(_names(score_files, prefix), score_files, strict=True):
         trials, scores = read_scores(path)
         try:
             found[name] = evaluate_list(trials, scores, asked)
@@ -201,11 +188,12 @@ def evaluate_scores(
             raise InputError(f"{path}: {error}") from None
         if target_fars:
             sources.append({"trials_sha256": trials_sha256(trials), "scores": file_fingerprint(path)})
+    how = {"score": prefix.rstrip("_") or "score files"}
     thresholds = None
     if target_fars and output_dir is not None:
-        thresholds = _thresholds(found, sources, {"score": "score files"}, output_dir)
-    results = _results(found, {"score": "score files"}, note=note, output_dir=output_dir)
-    return _write(results, found, thresholds, asked, output_dir)
+        thresholds = _thresholds(found, sources, how, output_dir)
+    results = _results(found, how, note=note, output_dir=output_dir)
+    return _write(results, found, thresholds, asked, output_dir, prefix)
 
 
 def _asked(
@@ -258,12 +246,14 @@ def _write(
     thresholds: dict[str, Any] | None,
     asked: Asked,
     output_dir: PathLike | None,
+    prefix: str = "",
 ) -> Evaluation:
     """Write the plot, the thresholds, the table and last results.json: where it is new, all is new."""
     table = results_table(results)
     if output_dir is None:
         return Evaluation(results, table, None, None, None)
-    paths = {name: Path(output_dir, name) for name in ("det.png", "threshold.json", "results.txt", "results.json")}
+    names = ("det.png", "threshold.json", "results.txt", "results.json")
+    paths = {name: Path(output_dir, prefix + name) for name in names}
     tradeoffs = {name: result.tradeoff for name, result in found.items()}
     plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"))
     texts = {"results.txt": table, "results.json": json.dumps(results, indent=2)}
@@ -278,11 +268,11 @@ def _write(
     return Evaluation(results, table, paths["results.json"], paths["det.png"], threshold_path)
 
 
-def _names(paths: Sequence[PathLike]) -> list[str]:
+def _names(paths: Sequence[PathLike], prefix: str = "") -> list[str]:
     """Return what results call the files; two files of one name would overwrite each other."""
     if not paths:
         raise InputError("there is nothing to evaluate: give at least one file")
-    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name) for path in paths]
+    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name.removeprefix(prefix)) for path in paths]
     clashes = sorted({name for name in names if names.count(name) > 1})
     if clashes:
         raise InputError(f"several files are called {listing(clashes)}; evaluate them in separate folders")

@@ -1,12 +1,14 @@
-"""The α-divergence head where many classes are active: one (C, B) buffer, written twice, and three matrix products.
+"""The α-divergence head where many classes are active: one (C, B) buffer, written once, and three matrix products.
 
 The autograd form keeps logits, cosines, posterior and their gradients, a (B, C) tensor each. Here one class-major
-buffer holds first the logits, then the posterior. All passes go tile by tile through the cache, and the radial
-part of a gradient is read off the gradient itself, along the prototype, so that the logits are not needed again.
+buffer holds the logits, and whatever needs the posterior makes it tile by tile in the cache. The radial part of a
+gradient is read off the gradient itself, along the prototype.
 
-τ starts at the root for a sample of the classes counted C/n times, which is no bound but near. Newton on the convex
-H of `normalizer`'s fact 3 does not mind: a step from the right of the root lands at its left, from where no step
-overshoots.
+τ is found while the logits are written. For α ≤ 2 what a chunk of classes adds to eq. 10's G is convex in τ and lies
+above its tangent at any τ_i. So the sum of the chunks' tangents, each at the estimate of its time, lies below G, and
+its root is a lower bound of τ. As an estimate from n classes is off by about 1/√n, and a tangent by the square of
+that, few Newton steps of `normalizer`'s fact 3 are left; the last look finds Σ p = 1. Where few entries are active,
+those that the bound leaves are packed first, and the steps look at nothing else.
 """
 
 from __future__ import annotations
@@ -19,13 +21,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wespeaker.losses.collect import CHUNK_CLASSES
+from wespeaker.losses import normalizer
+from wespeaker.losses.collect import CHUNK_CLASSES, columns
 from wespeaker.losses.cosines import inverse_norms
+from wespeaker.losses.screening import nonzero
 
-SAMPLE_CLASSES = 1024
-# Steps shrink quadratically: after one of 3e-4 windows the distance to the root is near 1e-7 of them.
-LAST_STEP = 3e-4
-MOST_STEPS = 60  # 3 to 8 are taken
+# Classes of a tile: what is made of one tile's logits stays in the cache (0.5 MB each at B = 128).
+TILE_CLASSES = 1024
+# |ln Σ p| at which the estimate from the first tile stops, which is as near as a sample comes, and below which the
+# next look is expected to be the last: steps shrink quadratically.
+LOOSE, NEAR = 0.1, 3e-3
+MOST_STEPS = 60  # 2 to 5 are taken
+# Packing pays where less than this share of the entries is active: with powers by logarithm, and with fast ones.
+PACK_BELOW = (0.1, 0.01)
+PACK_CLASSES = 8192  # packed at once, which bounds what their indices take
 
 
 class Buffered(NamedTuple):
@@ -46,49 +55,63 @@ def buffered_divergence(
     alpha: float,
     scale: float,
 ) -> Buffered:
-    """Compute the α-divergence loss of scaled cosines for 1.1 ≤ α ≤ 2; arguments as in `stream_divergence`."""
-    if not 1.1 <= alpha <= 2.0:
-        raise ValueError(f"the buffered form needs alpha in [1.1, 2]; found {alpha}")
-    own = _Own.apply(embeddings, prototypes, labels, scale)
+    """Compute the α-divergence loss of scaled cosines for 1 ≤ α ≤ 2; arguments as in `stream_divergence`.
+
+    Below 1 + 1e-6 it is KL's, cross-entropy, as in `alpha_divergence`.
+    """
+    if not 1.0 <= alpha <= 2.0:
+        raise ValueError(f"the buffered form needs alpha in [1, 2]; found {alpha}")
+    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+    embeddings = embeddings.to(dtype)  # once, so that the two parts of the gradient are added before they are rounded
+    own, prototypes = _Own.apply(embeddings, prototypes, labels, scale)
     target, log_q = place(own / scale)
     target = own if target is None else target
     log_q = torch.zeros_like(own) if log_q is None else log_q
-    return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, alpha, scale))
+    b = alpha - 1.0 if alpha - 1.0 >= normalizer.KL_BELOW else 0.0
+    return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, b, scale))
 
 
-def _directions(embeddings: Tensor, prototypes: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return s e/‖e‖ (B, D) in float32 at least, and 1/‖e‖ (B,)."""
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
-    inverse = inverse_norms(embeddings.to(dtype))
-    return embeddings.to(dtype) * (scale * inverse).unsqueeze(1), inverse
+def _directions(embeddings: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return s e/‖e‖ (B, D) and 1/‖e‖ (B,)."""
+    inverse = inverse_norms(embeddings)
+    return embeddings * (scale * inverse).unsqueeze(1), inverse
 
 
 class _Own(torch.autograd.Function):
-    """The label's logit (B,); its gradient for the prototypes is sparse, which adds to a dense one in place."""
+    """(embeddings, prototypes) to the label's logit (B,) and the prototypes for `_Loss`.
+
+    The prototypes pass through so that their gradient from `_Loss`, (C, D), passes through on its way back and the
+    label's part can be added to it in place: autograd would add the two in a third tensor of that size.
+    """
 
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, prototypes: Tensor, labels: Tensor, scale: float) -> Tensor:
-        directions, inverse_e = _directions(embeddings, prototypes, scale)
+    def forward(
+        ctx: Any, embeddings: Tensor, prototypes: Tensor, labels: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        directions, inverse_e = _directions(embeddings, scale)
         ours = prototypes.index_select(0, labels).to(directions.dtype)
         inverse_w = inverse_norms(ours)
         own = torch.linalg.vecdot(directions, ours) * inverse_w
-        ctx.save_for_backward(embeddings, prototypes, labels, directions, inverse_e, inverse_w, own)
+        through = prototypes.view_as(prototypes)
+        ctx.save_for_backward(labels, directions, ours * inverse_w.unsqueeze(1), inverse_e, inverse_w, own)
         ctx.scale = scale
-        return own
+        ctx.set_materialize_grads(False)
+        if not ctx.needs_input_grad[1]:
+            ctx.mark_non_differentiable(through)
+        return own, through
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, prototypes, labels, directions, inverse_e, inverse_w, own = ctx.saved_tensors
-        unit = prototypes.index_select(0, labels).to(own.dtype) * inverse_w.unsqueeze(1)
+        labels, directions, unit, inverse_e, inverse_w, own = ctx.saved_tensors
+        grad_own, of_prototypes = grads
+        grad = (torch.zeros_like(own) if grad_own is None else grad_own).unsqueeze(1)
         along = (own / ctx.scale).unsqueeze(1)
-        grad = grads[0].unsqueeze(1)
         of_embeddings = grad * (ctx.scale * unit - along * directions) * inverse_e.unsqueeze(1)
-        of_prototypes = grad * (directions - own.unsqueeze(1) * unit) * inverse_w.unsqueeze(1)
-        sparse = torch.sparse_coo_tensor(
-            labels.unsqueeze(0), of_prototypes.to(prototypes.dtype), prototypes.shape, check_invariants=False
-        )
-        return of_embeddings.to(embeddings.dtype), sparse, None, None
+        if of_prototypes is not None:
+            of_ours = grad * (directions - own.unsqueeze(1) * unit) * inverse_w.unsqueeze(1)
+            of_prototypes.index_add_(0, labels, of_ours.to(of_prototypes.dtype))
+        return of_embeddings, of_prototypes, None, None
 
 
 class _Loss(torch.autograd.Function):
@@ -102,141 +125,259 @@ class _Loss(torch.autograd.Function):
         target: Tensor,
         log_q: Tensor,
         labels: Tensor,
-        alpha: float,
+        b: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        b = alpha - 1.0
-        directions, inverse_e = _directions(embeddings, prototypes, scale)
-        buffer = directions.new_empty(len(prototypes), len(labels))
-        inverse_w, best = _logits(prototypes, directions, out=buffer)
-        rows = torch.arange(len(labels), device=labels.device)
-        own_theta = buffer[labels, rows]
-        correct = _correct(buffer, own_theta, best, labels)
-        buffer[labels, rows] = -math.inf
+        directions, inverse_e = _directions(embeddings, scale)
+        own = _OwnClass(target.double(), log_q.double(), b)
+        tiles = _Tiles(directions.new_empty(len(prototypes), len(labels)), b)
+        inverse_w, correct, tau = _write(tiles, prototypes, directions, labels, own)
+        tau, sums = _root(tiles, tau, own)
+        p_y = own.sums(tau).total / sums.total
+        loss = tau - own.theta + (sums.moment - 1.0 + own.cost) / (1.0 + b)  # stationary in τ, as in `divergence`
+        loss = torch.where(p_y == 1.0, 0.0, loss.clamp(min=0.0)).to(directions.dtype)  # exactly 0 where p = e_y
+        support = sums.support.nan_to_num().long() if b > 0.0 else torch.full_like(labels, len(prototypes))
 
-        own, prior = target.double(), log_q.double()
-        tau = _root(buffer, own, prior, b)
-        total, moment, support = _posterior(buffer, tau, b)
-        own_v = (b * (own - tau)).clamp(min=-1.0)
-        own_p = (torch.log1p(own_v) / b + prior).exp()
-        total += own_p
-        # Stationary in τ, as in `divergence`; and exactly 0 where p = e_y.
-        moment += torch.where(own_p > 0.0, own_p * own_v, 0.0) + total - 1.0
-        p_y = own_p / total
-        loss = tau - own + (moment + torch.expm1(-b * prior) / b) / alpha
-        loss = torch.where(p_y == 1.0, 0.0, loss.clamp(min=0.0)).to(directions.dtype)
-        support += (own_p > 0.0).long()
-
-        ctx.save_for_backward(
-            embeddings, prototypes, directions, inverse_e, inverse_w, buffer, total, p_y.to(target.dtype), log_q
-        )
         p_y = p_y.to(target.dtype)
-        ctx.alpha, ctx.scale = alpha, scale
+        ctx.save_for_backward(prototypes, directions, inverse_e, inverse_w, tiles.buffer, tau, sums.total, p_y, log_q)
+        ctx.b, ctx.scale = b, scale
         ctx.mark_non_differentiable(support, correct, p_y)
         return loss, support, correct, p_y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, prototypes, directions, inverse_e, inverse_w, p, total, p_y, log_q = ctx.saved_tensors
-        grad = grads[0]
-        factor = (grad / total).to(p.dtype)
-        scratch = p.new_empty(min(CHUNK_CLASSES, len(p)), p.shape[1])
+        prototypes, directions, inverse_e, inverse_w, buffer, tau, total, p_y, log_q = ctx.saved_tensors
+        tiles = _Tiles(buffer, ctx.b)
+        factor = (grads[0] / total).to(buffer.dtype).unsqueeze(1)
+        weighted = directions * factor
         towards = torch.zeros_like(directions)
         of_prototypes = torch.empty_like(prototypes)
-        for first in range(0, len(p), CHUNK_CLASSES):
-            last = min(first + CHUNK_CLASSES, len(p))
-            chunk, inverse = prototypes[first:last].to(p.dtype), inverse_w[first:last].unsqueeze(1)
-            g = torch.mul(p[first:last], factor, out=scratch[: last - first]).mul_(inverse)
+        scratch = directions.new_empty(2, min(TILE_CLASSES, len(buffer)), directions.shape[1])
+        for first, last in tiles.spans(0, len(buffer)):
+            chunk, inverse = prototypes[first:last].to(buffer.dtype), inverse_w[first:last].unsqueeze(1)
+            g = tiles.posterior(first, last, tau).mul_(inverse)
             towards.addmm_(g.T, chunk)
-            raw = g @ directions
-            along = torch.linalg.vecdot(raw, chunk).unsqueeze(1).mul_(inverse).mul_(inverse)
-            of_prototypes[first:last] = raw.addcmul_(chunk, along, value=-1.0)
+            raw, product = scratch[:, : last - first]
+            if of_prototypes.dtype == raw.dtype:
+                raw = of_prototypes[first:last]
+            torch.mm(g, weighted, out=raw)
+            along = torch.mul(raw, chunk, out=product).sum(1, keepdim=True).mul_(inverse).mul_(inverse)
+            raw.addcmul_(chunk, along, value=-1.0)
+            if of_prototypes.dtype != raw.dtype:
+                of_prototypes[first:last] = raw
         unit = directions / ctx.scale
+        towards *= factor
         towards -= unit * torch.linalg.vecdot(towards, unit).unsqueeze(1)
-        of_embeddings = (ctx.scale * towards * inverse_e.unsqueeze(1)).to(embeddings.dtype)
-        of_log_q = (p_y.pow(ctx.alpha) - 1.0) * torch.exp((1.0 - ctx.alpha) * log_q) / ctx.alpha * grad
-        return of_embeddings, of_prototypes, (p_y - 1.0) * grad, of_log_q, None, None, None
+        of_embeddings = ctx.scale * towards * inverse_e.unsqueeze(1)
+        of_log_q = (p_y.pow(1.0 + ctx.b) - 1.0) * torch.exp(-ctx.b * log_q) / (1.0 + ctx.b) * grads[0]
+        return of_embeddings, of_prototypes, (p_y - 1.0) * grads[0], of_log_q, None, None, None
 
 
-def _logits(prototypes: Tensor, directions: Tensor, *, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the logits (C, B); return the prototypes' inverse norms (C,) and the largest logits (B,)."""
-    transposed = directions.T.contiguous()
-    inverse = directions.new_empty(len(out))
-    best = directions.new_full((out.shape[1],), -math.inf)
-    for first in range(0, len(out), CHUNK_CLASSES):
-        tile = out[first : first + CHUNK_CLASSES]
-        chunk = prototypes[first : first + CHUNK_CLASSES].to(out.dtype)
-        inverse[first : first + CHUNK_CLASSES] = norms = inverse_norms(chunk)
-        torch.mm(chunk, transposed, out=tile).mul_(norms.unsqueeze(1))
-        best = torch.maximum(best, tile.amax(0))
-    return inverse, best
+class _Sums(NamedTuple):
+    """Σ p, Σ p/x and, where asked for, Σ p x and the number of classes with x > 0, (B,) float64.
+
+    The derivative of Σ p by τ is -Σ p/x.
+    """
+
+    total: Tensor
+    slope: Tensor
+    moment: Tensor
+    support: Tensor
+
+
+class _OwnClass:
+    """The label's class, kept apart: logit ``theta`` and ``log_q`` (B,) float64, ``cost`` (q^-b - 1)/b (B,)."""
+
+    def __init__(self, theta: Tensor, log_q: Tensor, b: float) -> None:
+        self.theta, self.log_q, self.b = theta, log_q, b
+        self.cost = torch.expm1(-b * log_q) / b if b > 0.0 else -log_q
+
+    def sums(self, tau: Tensor) -> _Sums:
+        """Return what this class adds to the sums at τ."""
+        if self.b == 0.0:
+            p = (self.theta - tau + self.log_q).exp()
+            return _Sums(p, p, p, torch.ones_like(p))
+        v = (self.b * (self.theta - tau)).clamp(min=-1.0)
+        p, x = (torch.log1p(v) / self.b + self.log_q).exp(), 1.0 + v
+        return _Sums(p, torch.where(x > 0.0, p / x, 0.0), p * x, x.sign())
+
+
+class _Tiles:
+    """The logits of the other classes, (C, B) in units of 1/b (of ln 2 for KL), and what is summed over tiles of them.
+
+    With u = (θ - τ) in these units, x = [1 + u]_+ and p = x^r, r = 1/b; exp2(u) for KL, where x stands for 1. Near KL
+    1 + u would lose digits that log1p keeps; elsewhere it is θ - z, z = τ - 1/b, which keeps those of a small x.
+    """
+
+    def __init__(self, buffer: Tensor, b: float) -> None:
+        self.buffer, self.b = buffer, b
+        self.unit = b if b > 0.0 else math.log2(math.e)
+        self.near_kl = 0.0 < b < normalizer.LOG1P_BELOW
+        self.window = 0.0 if b < normalizer.LOG1P_BELOW else 1.0 / b
+        self.scratch = buffer.new_empty(2, min(TILE_CLASSES, len(buffer)), buffer.shape[1])
+
+    def spans(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the first classes of the tiles from ``first`` to ``last``, and those after their last."""
+        return [(at, min(at + TILE_CLASSES, last)) for at in range(first, last, TILE_CLASSES)]
+
+    def origin(self, tau: Tensor) -> Tensor:
+        """Return z, or τ near KL, in the units and the dtype of the buffer (B,)."""
+        return (self.unit * (tau - self.window)).to(self.buffer.dtype)
+
+    def _powers(self, first: int, last: int, origin: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return p/x and x (None for 1), (n, B) in the scratch; they may be the same tensor."""
+        x, power = self.scratch[:, : last - first]
+        torch.sub(self.buffer[first:last], origin, out=x)
+        if self.b == 0.0:
+            return torch.exp2(x, out=power), None
+        if self.near_kl:
+            torch.log1p(x.clamp_(min=-1.0), out=power).mul_(math.log2(math.e) * (1.0 / self.b - 1.0)).exp2_()
+            return power, x.add_(1.0)
+        return _power(x.clamp_(min=0.0), 1.0 / self.b - 1.0, out=power), x
+
+    def posterior(self, first: int, last: int, tau: Tensor) -> Tensor:
+        """Return p (n, B), in the scratch."""
+        power, x = self._powers(first, last, self.origin(tau))
+        return power if x is None else torch.mul(power, x, out=self.scratch[1, : last - first])
+
+    def sums(self, tau: Tensor, first: int, last: int, *, moments: bool = False) -> _Sums:
+        """Sum over the classes from ``first`` to ``last``."""
+        origin = self.origin(tau)
+        total, slope, moment, support = torch.zeros(4, len(tau), dtype=tau.dtype, device=tau.device)
+        for at, end in self.spans(first, last):
+            power, x = self._powers(at, end, origin)
+            slope += power.sum(0)
+            if x is None:
+                continue
+            p = torch.mul(power, x, out=self.scratch[1, : end - at])
+            total += p.sum(0)
+            if moments:
+                moment += p.mul_(x).sum(0)
+                support += x.sign_().sum(0)
+        if self.b == 0.0:
+            return _Sums(slope, slope, slope, support)
+        return _Sums(total, slope, moment, support)
+
+    def few_active(self, tau: Tensor) -> bool:
+        """Whether, by the first tile, packing what is active at τ costs less than the looks at what is not."""
+        if self.b < normalizer.LOG1P_BELOW:
+            return False
+        above = self.buffer[:TILE_CLASSES] > self.origin(tau)
+        return int(above.count_nonzero()) < PACK_BELOW[_is_fast(1.0 / self.b - 1.0)] * above.numel()
+
+    def packed(self, tau: Tensor) -> _Tiles:
+        """Return the tiles of what is active at a lower bound of τ, each row's entries moved up; -inf fills up."""
+        # Rounding x is the same as moving a logit by as much, and τ moves by no more than the logits do.
+        slack = 4.0 * normalizer.precision(self.buffer.dtype) * (1.0 + self.window + tau.abs())
+        origin, parts = self.origin(tau - slack), []
+        for part in self.buffer.split(PACK_CLASSES):
+            index = nonzero(part > origin)
+            rows = index.remainder(len(tau))
+            column, width = columns(rows, len(tau))
+            parts.append(part.new_full((width, len(tau)), -math.inf))
+            parts[-1][column, rows] = part.flatten().index_select(0, index)
+        return _Tiles(torch.cat(parts), self.b)
+
+
+def _is_fast(exponent: float) -> bool:
+    """Whether x^exponent takes a product or two."""
+    return exponent < 3.5 and abs(exponent - round(exponent)) < 1e-12
+
+
+def _power(x: Tensor, exponent: float, *, out: Tensor) -> Tensor:
+    """Return x^exponent for x ≥ 0; for x = 0, which is an inactive class, 0 even at exponent 0, or next to it."""
+    if not _is_fast(exponent):
+        # 0.6 times pow's time, right to 4 units in the last place; the logarithm of 0 takes eight times as long.
+        return torch.clamp(x, min=torch.finfo(x.dtype).tiny, out=out).log2_().mul_(exponent).exp2_()
+    if round(exponent) == 1:
+        return x
+    return torch.sign(x, out=out) if round(exponent) == 0 else torch.pow(x, round(exponent), out=out)
+
+
+def _together(others: _Sums, own: _Sums, *, times: float = 1.0) -> _Sums:
+    """Return the sums over all classes, each of ``others`` standing for ``times`` of them."""
+    return _Sums(*(times * a + b for a, b in zip(others, own, strict=True)))
+
+
+def _step(sums: _Sums, b: float) -> Tensor:
+    """Return Newton's step of τ on H = (Σ p)^b = 1, on ln Σ p = 0 for KL (B,)."""
+    log_total = sums.total.log()
+    return log_total if b == 0.0 else -sums.total * torch.expm1(-b * log_total) / (b * sums.slope)
+
+
+def _write(
+    tiles: _Tiles, prototypes: Tensor, directions: Tensor, labels: Tensor, own: _OwnClass
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the logits, -inf for the label's; return 1/‖w‖ (C,), whether the label's logit is the largest (B,), and
+    a lower bound of τ (B,) float64."""
+    buffer, batch = tiles.buffer, len(labels)
+    transposed = (directions * tiles.unit).T.contiguous()
+    inverse = directions.new_empty(len(buffer))
+    label_logit = directions.new_empty(batch)
+    best = directions.new_full((batch,), -math.inf)
+    tau = own.theta - own.cost  # the bound that the label's class gives alone
+    height, slope = torch.zeros_like(tau), torch.zeros_like(tau)  # of the tangents: height - slope τ
+    by_label = labels.argsort(stable=True)
+    firsts = range(0, len(buffer), CHUNK_CLASSES)
+    starts = torch.searchsorted(labels[by_label], labels.new_tensor([*firsts, len(buffer)])).tolist()
+    for first, start, end in zip(firsts, starts, starts[1:], strict=False):
+        last = min(first + CHUNK_CLASSES, len(buffer))
+        block, chunk = buffer[first:last], prototypes[first:last].to(buffer.dtype)
+        inverse[first:last] = norms = inverse_norms(chunk)
+        torch.mm(chunk, transposed, out=block).mul_(norms.unsqueeze(1))
+        mine = by_label[start:end]  # the rows whose label is in this chunk
+        at = (labels[mine] - first, mine)
+        label_logit[mine] = block[at]
+        block[at] = -math.inf
+        top = block.amax(0)
+        best = torch.maximum(best, top)
+        if first == 0:
+            tau = _estimate(tiles, tau, own)
+        tau = torch.maximum(tau, top.double() / tiles.unit)  # a bound, at which some p is 1 and none overflows
+        sums, label, times = tiles.sums(tau, first, last), own.sums(tau), len(buffer) / last
+        height += sums.total + sums.slope * tau
+        slope += sums.slope
+        tau = (times * height + label.total + label.slope * tau - 1.0) / (times * slope + label.slope)
+    tau = torch.maximum(tau, torch.maximum(own.theta - own.cost, best.double() / tiles.unit))
+    return inverse, _correct(buffer, label_logit, best, labels), tau
+
+
+def _estimate(tiles: _Tiles, tau: Tensor, own: _OwnClass) -> Tensor:
+    """Return τ (B,) as it would be if all classes were as those of the first tile, from the bound of own."""
+    size = min(TILE_CLASSES, len(tiles.buffer))
+    tau = torch.maximum(tau, tiles.buffer[:size].amax(0).double() / tiles.unit)
+    for _ in range(MOST_STEPS):
+        sums = _together(tiles.sums(tau, 0, size), own.sums(tau), times=len(tiles.buffer) / size)
+        tau = tau + _step(sums, tiles.b)
+        if not bool((sums.total.log().abs() > LOOSE).any()):
+            break
+    return tau
 
 
 def _correct(logits: Tensor, own: Tensor, best: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the label's logit is the largest, the first of equals (B,)."""
+    """Return whether the label's logit is above the others' or the first of equals (B,)."""
     correct = own >= best
     for row in (own == best).nonzero().flatten().tolist():
         correct[row] = not bool((logits[: labels[row], row] == own[row]).any())
     return correct
 
 
-def _root(logits: Tensor, own: Tensor, prior: Tensor, b: float) -> Tensor:
-    """Return τ (B,) float64 of eq. 10 for the classes (C, B) and the label's own."""
-    sample = logits[: min(SAMPLE_CLASSES, len(logits))]
-    tau = torch.maximum(own - torch.expm1(-b * prior) / b, sample.amax(0).double())
-    if len(sample) < len(logits):
-        tau = _newton(sample, len(logits) / len(sample), tau, own, prior, b)
-    return _newton(logits, 1.0, tau, own, prior, b)
-
-
-def _newton(logits: Tensor, times: float, tau: Tensor, own: Tensor, prior: Tensor, b: float) -> Tensor:
-    scratch = logits.new_empty(2, min(CHUNK_CLASSES, len(logits)), logits.shape[1])
-    for _ in range(MOST_STEPS):
-        total, slope = _sums(logits, tau, b, scratch)
-        own_x = (1.0 + b * (own - tau)).clamp(min=0.0)
-        own_p = own_x.pow(1.0 / b) * prior.exp()
-        total = times * total + own_p
-        slope = times * slope + torch.where(own_x > 0.0, own_p / own_x, 0.0)
-        step = -total * torch.expm1(-b * total.log()) / (b * slope)
-        tau = tau + step
-        if not bool((step.abs() > LAST_STEP / b).any()):  # a NaN row does not ask for more
+def _root(tiles: _Tiles, tau: Tensor, own: _OwnClass) -> tuple[Tensor, _Sums]:
+    """Return τ (B,) float64 of eq. 10, from a lower bound of it, and all sums at τ."""
+    eps = torch.finfo(tiles.buffer.dtype).eps
+    if tiles.few_active(tau):
+        tiles = tiles.packed(tau)
+    off = math.inf
+    for left in reversed(range(MOST_STEPS)):
+        last_look = off < NEAR or left == 0
+        sums = _together(tiles.sums(tau, 0, len(tiles.buffer), moments=last_look), own.sums(tau))
+        distance = sums.total.log().abs()
+        step = _step(sums, tiles.b)
+        # τ is rounded where it meets the logits, so Σ p need not come nearer; a NaN row does not ask for more.
+        is_open = (distance > 16.0 * eps) & (step.abs() > 2.0 * eps * (tau - tiles.window).abs())
+        if last_look and not bool(is_open.any()):
             break
-    return tau
-
-
-def _sums(logits: Tensor, tau: Tensor, b: float, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ x^r and Σ x^(r-1) over the classes, (B,) float64, with x = b (θ - z)_+ and r = 1/b."""
-    total, slope = torch.zeros_like(tau), torch.zeros_like(tau)
-    z = (tau - 1.0 / b).to(logits.dtype)
-    for tile in logits.split(CHUNK_CLASSES):
-        x, power = scratch[0, : len(tile)], scratch[1, : len(tile)]
-        torch.sub(tile, z, out=x).clamp_(min=0.0).mul_(b)
-        _power(x, 1.0 / b - 1.0, out=power)
-        slope += power.sum(0)
-        total += power.mul_(x).sum(0)
-    return total, slope
-
-
-def _power(x: Tensor, exponent: float, *, out: Tensor) -> Tensor:
-    """Write x^exponent for x ≥ 0, and 0 for x = 0 even at exponent 0: such a class is inactive."""
-    if abs(exponent) < 1e-12:
-        return torch.sign(x, out=out)
-    if abs(exponent - 3.0) < 1e-12:  # torch's pow is fast for 1/2, 1 and 2
-        return torch.mul(x, x, out=out).mul_(x)
-    return torch.pow(x, round(exponent, 12), out=out)
-
-
-def _posterior(logits: Tensor, tau: Tensor, b: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Overwrite the logits by p at τ; return Σ p, Σ p v (B,) float64 and the number of non-zero p (B,) int64."""
-    scratch = logits.new_empty(2, min(CHUNK_CLASSES, len(logits)), logits.shape[1])
-    total, moment, support = (torch.zeros_like(tau) for _ in range(3))
-    z = (tau - 1.0 / b).to(logits.dtype)
-    for tile in logits.split(CHUNK_CLASSES):
-        x, power = scratch[0, : len(tile)], scratch[1, : len(tile)]
-        torch.sub(tile, z, out=x).clamp_(min=0.0).mul_(b)
-        p = torch.mul(_power(x, 1.0 / b - 1.0, out=power), x, out=tile)
-        total += p.sum(0)
-        support += p.sign().sum(0)
-        moment += torch.mul(p, x.sub_(1.0), out=power).sum(0)
-    return total, moment, support.nan_to_num().long()
+        off = distance.nan_to_num().amax().item()
+        tau = tau + step
+    return tau, sums

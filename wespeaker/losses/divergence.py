@@ -39,8 +39,9 @@ def alpha_softargmax(theta: Tensor, log_q: Tensor | None = None, *, alpha: float
     Works in float32 at least, and in float64 where few classes are left. Differentiable any number of times.
 
     Args:
-        theta: (B, C) logits, any float dtype. -inf is a class that is left out (posterior 0); each row needs a
-            finite logit. A row with NaN gives NaN in all of its results.
+        theta: (B, C) logits, any float dtype. -inf is a class that is left out (posterior 0). +inf is the limit of
+            a logit that grows: the classes with it share the posterior, as if their logits were equal and all
+            others' -inf; τ is inf. A row of nothing but -inf, or with NaN, gives NaN in all of its results.
         log_q: (B, C) log of the reference measure; None is q = 1.
         alpha: at least 1. Below 1 + 1e-6 the KL form is used.
 
@@ -98,7 +99,9 @@ def alpha_divergence(
     tensor needs to be made or changed for either. Both get gradients.
 
     Args:
-        theta: (B, C) logits, any float dtype; -inf and NaN as in `alpha_softargmax`.
+        theta: (B, C) logits, any float dtype; -inf and NaN as in `alpha_softargmax`. The loss is inf, with the
+            gradient p - e_y, where the label's logit is -inf or another class's +inf. Where the label's is +inf the
+            row is NaN: ∞ - ∞ may be anything, and an overflow shall be seen.
         labels: (B,) int64 in [0, C).
         log_q: None for q = 1, (B,) or (B, C).
         alpha: at least 1.
@@ -178,7 +181,7 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
     """Take the label's class apart, subtract the row's maximum, drop classes whose posterior is certainly 0."""
     if log_q is not None and log_q.ndim == 2:
         top = theta.amax(1, keepdim=True)
-        rest = _fine(theta, alpha) - top
+        rest = _below(_fine(theta, alpha), top, labels, overflow=bool((top == math.inf).any()))
         nothing = rest.new_zeros(len(rest), dtype=torch.float64)
         return _Problem(Rows(rest, log_q.to(rest.dtype), nothing - math.inf, nothing), top, None, None, None)
     if labels is None:
@@ -187,17 +190,29 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
         own = (theta.gather(1, labels.unsqueeze(1)).squeeze(1) if target is None else target).double()
     own_log_q = torch.zeros_like(own) if log_q is None else log_q.double()
     top = torch.maximum(theta.amax(1), own.to(theta.dtype)).unsqueeze(1)
+    overflow = bool((top == math.inf).any())
     own = own - top.squeeze(1).double()
 
     classes, start = None, None
-    if alpha > 1.0 and theta.shape[1] >= 8 * normalizer.BLOCK:
+    if alpha > 1.0 and theta.shape[1] >= 8 * normalizer.BLOCK and not overflow:
         classes, start = normalizer.candidates(theta, top, own, own_log_q, labels, alpha)
-    rest = _fine(theta if classes is None else theta.gather(1, classes), alpha) - top
+    rest = _below(_fine(theta if classes is None else theta.gather(1, classes), alpha), top, None, overflow=overflow)
     if labels is not None and classes is None:
         rest.scatter_(1, labels.unsqueeze(1), -math.inf)
     elif labels is not None and classes is not None:
         rest.masked_fill_(classes == labels.unsqueeze(1), -math.inf)
     return _Problem(Rows(rest, None, own, own_log_q), top, classes, labels, start)
+
+
+def _below(theta: Tensor, top: Tensor, labels: Tensor | None, *, overflow: bool) -> Tensor:
+    """Return theta - top. With `overflow`, some top is ∞; there ∞ gives 0 (the label's: NaN) and what is finite -∞."""
+    below = theta - top
+    if not overflow:
+        return below
+    largest = (theta == math.inf) & (top == math.inf)
+    if labels is not None:
+        largest.scatter_(1, labels.unsqueeze(1), False)
+    return below.masked_fill_(largest, 0.0)
 
 
 def _fine(theta: Tensor, alpha: float) -> Tensor:

@@ -80,7 +80,8 @@ class MarginHead(nn.Module):
             class's cosine is the largest of the K (WeSpeaker's layout).
         form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
             "auto" streams where this very batch turns out sparse enough for it to be the faster one (on a CPU; on
-            other devices it is "dense", since nothing was timed there). All give the same numbers.
+            other devices it is "dense", since nothing was timed there). All give the same numbers; with few classes
+            "dense" can be differentiated any number of times, otherwise once.
         screen: of the streaming form, see `screening`.
         weight_grad: "sparse" makes weight.grad of a streamed batch a sparse tensor of the active classes' rows.
     """
@@ -101,7 +102,7 @@ class MarginHead(nn.Module):
         reinit: PrototypeReinit | None = None,
         sub_centers: int = 1,
         form: str = "auto",
-        screen: str = "none",
+        screen: str = "auto",
         weight_grad: str = "dense",
     ) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class MarginHead(nn.Module):
             margin = self._margin(embeddings, labels)
             if self._may_stream(embeddings) and (streamed := self._stream(embeddings, labels, margin)) is not None:
                 return self._finish(streamed, embeddings, labels)
-            if self.streamable and 1.1 <= self.alpha <= 2.0 and self._chooses_by_size(embeddings):
+            if self.streamable and self.alpha <= 2.0 and self._chooses_by_size(embeddings):
                 return self._finish(self._buffered(embeddings, labels, margin), embeddings, labels)
             theta = self._logits(embeddings)  # (B, C)
             target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
@@ -409,7 +410,7 @@ def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classe
         scale=args["scale"],
         margin=args["margin"],
         form=args["form"],
-        screen=args.get("screen", "none"),
+        screen=args.get("screen", "auto"),
         weight_grad=args.get("weight_grad", "dense"),
         **{key: args[key] for key in shared},
         **kind.parts(args, num_classes, embed_dim),

@@ -20,12 +20,13 @@ from wespeaker.losses.adaptive import (
 )
 from wespeaker.losses.margins import GRADIENTS
 from wespeaker.losses.prototypes import PrototypeReinit
+from wespeaker.losses.screening import SCREENS
 
 # Keys whose value is a name, and the names.
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "form": ("auto", "dense", "stream"),
-        "screen": ("none", "bf16"),
+        "screen": SCREENS,
         "weight_grad": ("dense", "sparse"),
         "gradient": GRADIENTS,
         "plus": PLUS,
@@ -51,7 +52,7 @@ class ProjectType:
 
 
 def _type(place: str, fixed_alpha: float | None, /, *, parts: Parts = lambda *_: {}, **defaults: Any) -> ProjectType:
-    sparse = {} if fixed_alpha == 1.0 else {"screen": "none", "weight_grad": "dense"}
+    sparse = {} if fixed_alpha == 1.0 else {"screen": "auto", "weight_grad": "dense"}
     return ProjectType(place, fixed_alpha, MappingProxyType({**defaults, "form": "auto", **sparse}), parts)
 
 

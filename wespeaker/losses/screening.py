@@ -13,17 +13,25 @@ full precision, and the result is the one that no screen would give.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+SCREENS = ("auto", "none", "bf16")
 ROUNDING = 2.0**-8
 RESULT = ROUNDING / (1.0 - ROUNDING) * 1.01  # 1.01: the bound itself is computed in float32
 # A survivor costs a gather of two rows, as much as some hundred entries of the full product save.
 PAYS_BELOW = 0.01
 # Survivors are recomputed in blocks of so many, 4 MB a block at D = 512.
 BLOCK = 2048
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware, as far as torch says: known of CPUs only."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class Screen:

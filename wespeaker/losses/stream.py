@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from wespeaker.losses.collect import Candidates, by_row, collect, columns, merging_order
 from wespeaker.losses.cosines import inverse_norms
 from wespeaker.losses.divergence import alpha_divergence
-from wespeaker.losses.screening import nonzero
+from wespeaker.losses.screening import SCREENS, fast_bfloat16, nonzero
 
 # Rows of the prototype gradient that get their second term at once: 8 MB at D = 512.
 BLOCK = 4096
@@ -50,7 +50,7 @@ def stream_divergence(
     *,
     alpha: float,
     scale: float,
-    screen: str = "none",
+    screen: str = "auto",
     weight_grad: str = "dense",
     max_share: float = 1.0,
 ) -> Streamed | None:
@@ -68,7 +68,7 @@ def stream_divergence(
             threshold, then as part of the graph.
         alpha: above 1.
         scale: s.
-        screen: "none" or "bf16", see `screening`.
+        screen: "none", "bf16", or "auto" for what `fast_bfloat16` says; see `screening`.
         weight_grad: "dense", or "sparse": a sparse tensor with the rows of the active classes, ascending
             and unique (coalesced; autograd's accumulation drops the flag, not the order).
         max_share: return None where the classes turn out denser than this, see `collect`.
@@ -78,8 +78,11 @@ def stream_divergence(
     """
     if not alpha > 1.0:
         raise ValueError(f"the streaming form needs alpha above 1, where posteriors are sparse; found {alpha}")
-    if screen not in ("none", "bf16") or weight_grad not in ("dense", "sparse"):
-        raise ValueError(f"screen is none or bf16, weight_grad dense or sparse; found {screen} and {weight_grad}")
+    if screen not in SCREENS or weight_grad not in ("dense", "sparse"):
+        known = ", ".join(SCREENS)
+        raise ValueError(f"screen is one of {known}, weight_grad dense or sparse; found {screen} and {weight_grad}")
+    if screen == "auto":
+        screen = "bf16" if fast_bfloat16(embeddings.device) else "none"
     dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
     with torch.no_grad():
         inverse = inverse_norms(embeddings.to(dtype))

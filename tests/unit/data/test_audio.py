@@ -10,10 +10,11 @@ from conftest import RATE, write_wav
 from wespeaker.data.audio import (
     AudioSource,
     audio_length,
-    decode_to_wav,
     fit_length,
     read_audio,
     read_crop,
+    read_header,
+    read_whole,
     resample,
 )
 from wespeaker.errors import InputError
@@ -58,6 +59,8 @@ def test_the_first_channel_is_read(tmp_path, wav):
 def test_bad_files_name_themselves(tmp_path, wav):
     with pytest.raises(InputError, match=r"no\.wav does not exist"):
         audio_length(AudioSource(str(tmp_path / "no.wav")))
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        audio_length(AudioSource(str(tmp_path)))
     garbage = tmp_path / "garbage.wav"
     garbage.write_bytes(b"this is not audio" * 100)
     with pytest.raises(InputError, match=r"garbage\.wav cannot be read as audio"):
@@ -117,20 +120,47 @@ def encode_m4a(path, samples):
         container.mux(stream.encode(None))
 
 
-def test_m4a_is_decoded(tmp_path):
+def test_m4a_is_decoded_as_a_file_and_as_a_member(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
     encode_m4a(tmp_path / "a.m4a", tone)
-    decode_to_wav(tmp_path / "a.m4a", tmp_path / "sub" / "a.wav", rate=RATE)
-    out, rate = soundfile.read(tmp_path / "sub" / "a.wav")
-    assert rate == RATE
-    assert len(out) == pytest.approx(RATE, abs=2048)
-    middle = out[4000:12000]
-    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
-    assert not list(tmp_path.rglob("*.partial"))
+    data = (tmp_path / "a.m4a").read_bytes()
+    (tmp_path / "members").write_bytes(b"before" + data + b"after")
+    file, member = AudioSource(str(tmp_path / "a.m4a")), AudioSource(str(tmp_path / "members"), 6, len(data))
+    whole = read_audio(file)
+    assert audio_length(file) == audio_length(member) == (len(whole), RATE)
+    assert len(whole) == pytest.approx(RATE, abs=2048)
+    assert np.sqrt(np.mean(whole[4000:12000] ** 2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    np.testing.assert_array_equal(read_audio(member, 5000, 300), whole[5000:5300])
+    np.testing.assert_array_equal(read_whole(member)[0], whole)
 
 
-def test_broken_m4a_is_an_error_and_leaves_nothing(tmp_path):
-    (tmp_path / "a.m4a").write_bytes(b"\0" * 1000)
-    with pytest.raises(InputError, match=r"a\.m4a cannot be decoded"):
-        decode_to_wav(tmp_path / "a.m4a", tmp_path / "a.wav", rate=RATE)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.m4a"]
+def test_damaged_m4a_is_an_error(tmp_path):
+    encode_m4a(tmp_path / "a.m4a", np.zeros(RATE))
+    data = (tmp_path / "a.m4a").read_bytes()
+    (tmp_path / "a.m4a").write_bytes(data[:100])
+    with pytest.raises(InputError, match=r"a\.m4a cannot be decoded \("):
+        audio_length(AudioSource(str(tmp_path / "a.m4a")))
+    (tmp_path / "a.m4a").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.m4a has no audio from sample 999999 on"):
+        read_audio(AudioSource(str(tmp_path / "a.m4a")), 999999, 5)
+
+
+def test_a_file_shorter_than_what_is_known_of_it_is_named(tmp_path, wav):
+    path = write_wav(tmp_path / "a.wav", wav)
+    header = read_header(AudioSource(str(path)))
+    source = AudioSource(str(path), pcm=header.pcm)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert len(read_audio(source, 0, 100)) == 100
+    with pytest.raises(InputError, match=rf"a\.wav ends before sample {len(wav)}; it is shorter than its entry says"):
+        read_audio(source)
+    with pytest.raises(InputError, match="has no audio from sample 99999 on"):
+        read_audio(source, 99999, 10)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.wav cannot be read \(No such file"):
+        read_audio(source, 0, 10)
+
+
+def test_samples_that_are_not_finite_stop_a_whole_read(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, np.nan, 0.1]), RATE, subtype="FLOAT")
+    with pytest.raises(InputError, match=r"a\.wav holds samples that are not finite"):
+        read_whole(AudioSource(str(tmp_path / "a.wav")))

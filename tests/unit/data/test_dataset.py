@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from wespeaker.config import DatasetArgs, FilterArgs
+from wespeaker.data.audio import AudioSource
 from wespeaker.data.augment import Augmenter
 from wespeaker.data.dataset import TrainingSet, collate, read_training_list
 from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
+from wespeaker.data.utterances import make_table
 from wespeaker.errors import InputError
 
 ARGS = DatasetArgs(num_frms=60, filter_args=FilterArgs(min_num_frames=50))
@@ -78,8 +82,9 @@ def test_a_damaged_file_is_one_sentence_through_the_loader(data_dir, tmp_path, n
     dataset = make_set(data_dir)
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF" + b"\0" * 50)
-    utt = dataset.utterances[3]
-    dataset.utterances[3] = type(utt)(utt.key, utt.spk, type(utt.source)(str(broken)), utt.length)
+    utterances = list(dataset.utterances)
+    utterances[3] = replace(utterances[3], source=AudioSource(str(broken)))
+    dataset.utterances = make_table(utterances)
     errors = [batch for batch in batches(dataset, num_workers=num_workers) if isinstance(batch, InputError)]
     assert len(errors) == 2
     assert "broken.wav cannot be read as audio" in str(errors[0])

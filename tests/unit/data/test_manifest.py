@@ -1,8 +1,13 @@
 import json
+import os
+import shlex
 
+import numpy as np
 import pytest
+from conftest import write_wav
 
-from wespeaker.data.manifest import read_bank, read_manifest, read_pairs, read_raw_list, read_scp
+from wespeaker.data.audio import AudioSource, read_audio
+from wespeaker.data.manifest import read_bank, read_manifest, read_pairs, read_raw_list, read_scp, write_manifest
 from wespeaker.errors import InputError
 
 
@@ -10,7 +15,7 @@ def test_manifest_round_trip(data_dir):
     utterances = read_manifest(data_dir / "vox2_dev")
     assert len(utterances) == 24
     assert {utt.spk for utt in utterances} == {f"id{n:05d}" for n in range(12, 18)}
-    assert read_raw_list(data_dir / "vox2_dev" / "raw.list") == utterances
+    assert list(read_raw_list(data_dir / "vox2_dev" / "raw.list")) == list(utterances)
     spk2utt = (data_dir / "vox2_dev" / "spk2utt").read_text().splitlines()
     assert spk2utt[0].split() == ["id00012"] + [utt.key for utt in utterances if utt.spk == "id00012"]
     durations = read_pairs(data_dir / "vox2_dev" / "utt2dur", "durations")
@@ -21,7 +26,7 @@ def test_a_raw_list_of_wespeaker_has_no_lengths(data_dir, tmp_path):
     lines = (data_dir / "vox2_dev" / "raw.list").read_text().splitlines()
     plain = [{k: json.loads(line)[k] for k in ("key", "spk", "wav")} for line in lines]
     (tmp_path / "raw.list").write_text("\n".join(map(json.dumps, plain)))
-    assert read_raw_list(tmp_path / "raw.list") == read_raw_list(data_dir / "vox2_dev" / "raw.list")
+    assert list(read_raw_list(tmp_path / "raw.list")) == list(read_raw_list(data_dir / "vox2_dev" / "raw.list"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,9 @@ def test_the_two_files_must_agree(tmp_path):
     [
         ("not json", "raw.list:1: expected"),
         ('{"key": "a", "spk": "s"}', "raw.list:1: expected"),
-        ('{"key": "a", "spk": "s", "wav": "rm -rf / |"}', "raw.list:1: .* shell command"),
+        ('{"key": "a", "spk": "s", "wav": "rm -rf / |"}', "raw.list:1: a is a shell command"),
+        ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 9}', "raw.list:1: expected"),
+        ('{"key": "a", "spk": "s", "wav": "x.wav", "vad": [["0", "1.5"]]}', "a has speech segments .* not supported"),
     ],
 )
 def test_bad_raw_lists(tmp_path, line, match):
@@ -71,3 +78,55 @@ def test_bad_raw_lists(tmp_path, line, match):
 def test_bank_kinds(data_dir):
     assert sorted(file.kind for file in read_bank(data_dir / "musan" / "wav.scp")) == ["music", "noise", "speech"]
     assert all(file.length[1] == 16000 for file in read_bank(data_dir / "rirs" / "wav.scp"))
+
+
+def make_folder(folder, entries):
+    """Write wav.scp of key to entry, and one speaker for all."""
+    folder.mkdir(exist_ok=True)
+    (folder / "wav.scp").write_text("".join(f"{key} {entry}\n" for key, entry in entries.items()))
+    (folder / "utt2spk").write_text("".join(f"{key} s\n" for key in entries))
+    return folder
+
+
+def test_headers_are_read_once(tmp_path):
+    """Lengths come from utt2num_samples until wav.scp is changed by hand."""
+    wav = write_wav(tmp_path / "a.wav", np.zeros(800))
+    folder = make_folder(tmp_path / "d", {"a": wav})
+    write_manifest(folder, read_manifest(folder))
+    assert (folder / "utt2num_samples").read_text() == "a 800 16000\n"
+    wav.unlink()
+    assert read_manifest(folder)[0].length == (800, 16000)
+    (folder / "utt2num_samples").write_text("a many\n")
+    with pytest.raises(InputError, match=r"utt2num_samples:1: expected 'key samples rate', found 'a many'"):
+        read_manifest(folder)
+    os.utime(folder / "utt2num_samples", ns=(0, 0))
+    with pytest.raises(InputError, match=r"a\.wav does not exist"):
+        read_manifest(folder)
+
+
+def test_commands_run_only_when_allowed_and_once(tmp_path, tool):
+    wav = write_wav(tmp_path / "a b.wav", np.linspace(-0.5, 0.5, 900))
+    ran = tmp_path / "ran"
+    command = f"echo x >> {shlex.quote(str(ran))}; cat {shlex.quote(str(wav))} |"
+    folder = make_folder(tmp_path / "d", {"k": command, "l": wav})
+    for name in ("make_raw_list", "make_shards"):
+        done = tool(name, "--data_dir", folder)
+        assert done.returncode == 1
+        assert "k is a shell command" in done.stderr
+        assert "--allow_pipes" in done.stderr
+    assert not ran.exists()
+    done = tool("make_raw_list", "--data_dir", folder, "--allow_pipes")
+    assert done.returncode == 0, done.stderr
+    assert "running 1 shell commands" in done.stderr
+    utt = read_raw_list(folder / "raw.list")[0]
+    assert (utt.key, utt.length) == ("k", (900, 16000))
+    np.testing.assert_array_equal(read_audio(utt.source), read_audio(AudioSource(str(wav))))
+    assert list(read_manifest(folder, allow_pipes=True)) == list(read_raw_list(folder / "raw.list"))
+    assert ran.read_text() == "x\n"
+
+
+def test_a_command_that_fails_is_named(tmp_path):
+    folder = make_folder(tmp_path / "d", {"k": "echo no such thing >&2; exit 3 |"})
+    with pytest.raises(InputError, match=r"exit 3 \|' ended with code 3: no such thing"):
+        read_manifest(folder, allow_pipes=True)
+    assert not list((folder / "piped").iterdir())

@@ -6,6 +6,7 @@ import pytest
 from conftest import RATE, voice, write_wav
 
 from wespeaker.config import load_config
+from wespeaker.data.audio import audio_length
 from wespeaker.data.corpora import Corpora, check_corpora, find_speech, is_published_list
 from wespeaker.data.manifest import read_manifest, read_scp
 from wespeaker.data.prepare import make_dev_trials, prepare_corpora
@@ -29,7 +30,7 @@ def own_corpora(corpora_dir, tmp_path):
 
 
 def prepare(corpora, folder, **options):
-    prepare_corpora(corpora, folder, num_threads=2, rate=RATE, **options)
+    prepare_corpora(corpora, folder, num_jobs=1, rate=RATE, **options)
 
 
 def test_what_stage_1_leaves(data_dir):
@@ -56,7 +57,7 @@ def test_a_second_call_gives_the_same_and_other_corpora_are_refused(corpora, own
     before = {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
     prepare(corpora, tmp_path / "d")
     assert before == {p: p.read_bytes() for p in (tmp_path / "d").rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match=r"was prepared from .* give another data folder with --data"):
+    with pytest.raises(InputError, match=r"was prepared from .* give another data folder, or remove"):
         prepare(own_corpora, tmp_path / "d")
 
 
@@ -87,13 +88,45 @@ def test_bad_audio_is_listed_or_left_out(own_corpora, tmp_path):
     bad = own_corpora.voxceleb2 / "dev/wav/id00012/aaa/00009.wav"
     bad.write_bytes(b"no audio")
     with pytest.raises(
-        InputError, match=r"1 of 25 audio files .*00009.wav cannot be read as audio .* --max_bad_share 0.04"
+        InputError, match=r"1 of 25 audio files .*00009.wav cannot be read as audio .* --max_bad_utts 0.04"
     ):
         prepare(own_corpora, tmp_path / "d")
     assert not (tmp_path / "d" / "vox2_dev" / "wav.scp").exists()
-    prepare(own_corpora, tmp_path / "d", max_bad_share=0.05)
+    prepare(own_corpora, tmp_path / "d", max_bad_utts=0.05)
     assert len(read_manifest(tmp_path / "d" / "vox2_dev")) == 24
     assert "00009.wav" in (tmp_path / "d" / "vox2_dev" / "bad.txt").read_text()
+
+
+def test_audio_that_a_trial_names_cannot_be_left_out(own_corpora, tmp_path):
+    (own_corpora.voxceleb1 / "test/wav/id00270/aaa/00001.wav").write_bytes(b"no audio")
+    with pytest.raises(InputError, match=r"1 audio files that trials name cannot be used: .*00001\.wav .*; mend them"):
+        prepare(own_corpora, tmp_path / "d", max_bad_utts=0.5)
+
+
+def test_a_second_call_reads_only_what_is_new(own_corpora, tmp_path, monkeypatch):
+    prepare(own_corpora, tmp_path / "d")
+    read = []
+
+    def audio_length_counted(source):
+        read.append(source.path)
+        return audio_length(source)
+
+    monkeypatch.setattr("wespeaker.data.prepare.audio_length", audio_length_counted)
+    wav = write_wav(own_corpora.voxceleb2 / "dev/wav/id00012/aaa/00007.wav", np.ones(900) / 9)
+    changed = write_wav(own_corpora.voxceleb2 / "dev/wav/id00012/aaa/00001.wav", np.ones(700) / 9)
+    prepare(own_corpora, tmp_path / "d")
+    assert sorted(path for path in read if "voxceleb" in path) == [str(changed), str(wav)]
+    table = read_manifest(tmp_path / "d" / "vox2_dev")
+    assert table.find("id00012/aaa/00007.wav").length == (900, RATE)
+    assert table.find("id00012/aaa/00001.wav").length == (700, RATE)
+
+
+def test_processes_and_chunks_find_the_same(own_corpora, tmp_path, monkeypatch):
+    prepare(own_corpora, tmp_path / "one")
+    monkeypatch.setattr("wespeaker.data.prepare._CHUNK", 3)
+    prepare_corpora(own_corpora, tmp_path / "two", num_jobs=2, rate=RATE)
+    for name in ("wav.scp", "utt2spk", "utt2dur", "utt2num_samples"):
+        assert (tmp_path / "one/vox2_dev" / name).read_text() == (tmp_path / "two/vox2_dev" / name).read_text()
 
 
 def test_a_room_response_of_another_rate_is_an_error(own_corpora, tmp_path):

@@ -17,6 +17,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_trials
 from wespeaker.errors import InputError
+from wespeaker.eval import embeddings as embeddings_module
 from wespeaker.eval import scoring
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec
 from wespeaker.eval.metrics import error_tradeoff, tar_at_far
@@ -67,7 +68,8 @@ def test_a_score_depends_neither_on_its_place_nor_on_the_block_nor_on_the_order_
 ) -> None:
     embeddings, trials = _embeddings(), _trials()
     expected = cosine_scores(trials, UTTS, embeddings)
-    monkeypatch.setattr(scoring, "_BLOCK", 7)
+    for module in (scoring, embeddings_module):
+        monkeypatch.setattr(module, "BLOCK", 7)
     order = np.random.default_rng(2).permutation(40)
     shuffled = cosine_scores(trials, [UTTS[i] for i in order], embeddings[order])
     np.testing.assert_array_equal(shuffled, expected)

@@ -460,36 +460,6 @@ VARIANTS = [(name, SMOOTH.get(name, {})) for name in TYPES]
 VARIANTS += [(name, {"alpha": 1.5, "place": place}) for name in ADAPTIVE for place in ("logit", "log_q")]
 
 
-class Constant(torch.nn.Module):
-    """Frozen margins: what has no gradient in a head has none for finite differences, either."""
-
-    def __init__(self, margins):
-        super().__init__()
-        self.margins = margins
-
-    def forward(self, *_):
-        return self.margins
-
-
-@pytest.mark.parametrize(
-    ("project_type", "args"), VARIANTS, ids=[f"{n}-{len(a)}{a.get('place', '')}" for n, a in VARIANTS]
-)
-def test_gradient_of_embeddings_and_parameters(project_type, args):
-    scale = {} if project_type == "softmax" else {"scale": 5}
-    head, (embeddings, labels) = make(project_type, **scale, **args).eval(), batch()
-    embeddings, labels = (3 + embeddings.norm(dim=1, keepdim=True)) * F.normalize(embeddings), labels[:4]
-    embeddings = embeddings[2:6]
-    if project_type == "ada_margin":
-        head.adapt = Constant(head.adapt(embeddings, None, labels, head.margin))
-    names, values = zip(*head.named_parameters(), strict=True)
-    values = [value.detach().clone().requires_grad_() for value in values]
-
-    def loss(x, *parameters):
-        return torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (x, labels)).per_sample
-
-    assert torch.autograd.gradcheck(loss, (embeddings.requires_grad_(), *values), atol=1e-6)
-
-
 @pytest.mark.parametrize(("project_type", "args"), VARIANTS[len(TYPES) :])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_poles_with_alpha_and_log_q(project_type, args, dtype):

@@ -275,6 +275,46 @@ def test_minus_infinity_leaves_a_class_out(alpha, classes):
     torch.testing.assert_close(by_q.loss, kept.loss)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1.05, 1.25, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("classes", [6, 500])
+@pytest.mark.parametrize("prior", ["none", "target", "full"])
+def test_plus_infinity_is_the_limit_of_a_growing_logit_but_nan_at_the_label(alpha, classes, prior):
+    """Rows: one other class, two others, none, the label."""
+    infinite, labels = [(0, 4), (1, 1), (1, 3), (3, 1)], torch.tensor([0, 5, 3, 1])
+    theta = logits(4, classes)
+    log_q = {
+        "none": None,
+        "target": torch.full((4,), -0.5, dtype=torch.float64),
+        "full": logits(4, classes, spread=0.3, seed=1),
+    }[prior]
+    grown = theta.clone()
+    for row, column in infinite:
+        theta[row, column], grown[row, column] = math.inf, 1e6
+    theta.requires_grad_()
+    found = alpha_divergence(theta, labels, log_q, alpha=alpha)
+    limit = alpha_divergence(grown, labels, log_q, alpha=alpha)
+    (grad,) = torch.autograd.grad(found.loss.sum(), theta)
+    assert found.loss[:2].tolist() == found.tau[:2].tolist() == [math.inf] * 2
+    torch.testing.assert_close(found.posterior[:3], limit.posterior[:3], rtol=0, atol=1e-9)
+    assert torch.equal(found.support[:3], limit.support[:3])
+    assert torch.equal(grad[:3], (found.posterior - F.one_hot(labels, classes))[:3])
+    torch.testing.assert_close(found.loss[2], limit.loss[2])
+    for x in (found.loss, found.tau, found.posterior, grad):
+        assert x[3].isnan().all()
+    softargmax, _ = alpha_softargmax(theta, log_q if prior == "full" else None, alpha=alpha)
+    assert softargmax[3].tolist() == [float(j == 1) for j in range(classes)]
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0, 3.0])
+def test_a_row_of_minus_infinities_is_nan_and_spoils_no_other(alpha):
+    theta = logits(2, 300)
+    theta[0] = -math.inf
+    found = alpha_divergence(theta, torch.tensor([0, 1]), alpha=alpha)
+    for x in (found.loss, found.tau, found.posterior):
+        assert x[0].isnan().all()
+        assert x[1].isfinite().all()
+
+
 @pytest.mark.parametrize("alpha", [1.0, 1.01, 1.25, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("classes", [6, 20_000])
 @pytest.mark.parametrize("full_q", [False, True])

@@ -106,28 +106,6 @@ def test_poles_are_finite(project_type, dtype):
         assert not embeddings.grad[3].any()  # no direction, no gradient (and not one of 1e12)
 
 
-@pytest.mark.parametrize("project_type", TYPES)
-def test_a_nan_embedding_is_seen_in_the_loss_and_in_its_gradient(project_type):
-    head, (embeddings, labels) = make(project_type, num_classes=300, dtype=torch.float32), batch(dtype=torch.float32)
-    embeddings[2, 0] = math.nan
-    embeddings.requires_grad_()
-    found = head(embeddings, labels)
-    (grad,) = torch.autograd.grad(found.loss, embeddings)
-    assert found.per_sample.isnan().tolist() == [i == 2 for i in range(B)]
-    assert grad[2].isnan().all()
-
-
-@pytest.mark.parametrize("project_type", TYPES)
-def test_autocast_does_not_reach_the_head(project_type):
-    head, (embeddings, labels) = make(project_type, dtype=torch.float32).eval(), batch(dtype=torch.bfloat16)
-    expected = head(embeddings.float(), labels).per_sample
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head(embeddings, labels)
-        assert torch.equal(found.per_sample, expected)
-        found.loss.backward()
-    assert head.weight.grad.dtype == torch.float32
-
-
 @pytest.mark.parametrize("project_type", ["add_margin", "arc_margin", "q_margin", "entmax", "sparsemax"])
 def test_update_sets_the_margin_and_a_larger_margin_costs_more(project_type):
     head, (embeddings, labels) = make(project_type), batch()
@@ -185,7 +163,7 @@ def test_defaults_are_the_speaker_settings():
         "scale": 10.0,
         "margin": 0.1,
         "form": "auto",
-        "screen": "none",
+        "screen": "auto",
         "weight_grad": "dense",
     }
     head = build_head({"project_type": "sparsemax"}, embed_dim=4, num_classes=3)
@@ -220,7 +198,7 @@ def test_given_values_stay():
         ({"project_type": "arc_margin", "easy_margin": 1}, "easy_margin must be true or false; found 1"),
         ({"project_type": "q_margin", "form": "steam"}, "form 'steam' is not known; valid are auto, dense, stream"),
         ({"project_type": "q_margin", "form": ["dense"]}, "form .'dense'. is not known"),
-        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are none, bf16"),
+        ({"project_type": "q_margin", "screen": "int8"}, "screen 'int8' is not known; valid are auto, none, bf16"),
         (
             {"project_type": "arc_margin", "screen": "bf16"},
             "'screen' has no meaning for arc_margin; it is a key of q_m",

@@ -90,20 +90,22 @@ def test_equals_the_dense_form(alpha, regime, num_classes):
             assert torch.equal(mine.correct, reference.correct)
 
 
-@pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("regime", ["trained", "random"])
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("regime", ["trained", "random", "duplicates"])
 def test_equals_the_dense_form_with_many_classes(alpha, regime):
-    weight, embeddings, labels = problem(regime, num_classes=100_000, dim=32)
+    weight, embeddings, labels = problem(regime, num_classes=100_000, dim=16)
     for screen in ("none", "bf16"):
         mine, reference = compare(weight, embeddings, labels, alpha=alpha, screen=screen)
         assert torch.equal(mine.support, reference.support)
         assert torch.equal(mine.correct, reference.correct)
 
 
-def test_equals_the_dense_form_with_many_equal_classes():
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_equals_the_dense_form_with_many_equal_classes(alpha):
     weight, embeddings, labels = problem("collapsed", num_classes=100_000, dim=8, batch=2)
-    mine, _ = compare(weight, embeddings, labels, alpha=2.0)
-    assert mine.support.tolist() == [100_000, 100_000]
+    mine, reference = compare(weight, embeddings, labels, alpha=alpha, tolerance=1e-4 if alpha > 2.0 else 3e-6)
+    assert torch.equal(mine.support, reference.support)
+    assert (mine.support >= 99_999).all()  # with its small q the label's own posterior may be 0
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -204,26 +206,6 @@ def test_classes_in_the_worst_order():
         assert mine.scanned > 4 * int(mine.support.sum())
 
 
-def test_right_where_the_top_5_percent_are_wrong():
-    """Two fifths of all classes are active; a posterior over the 5 % largest logits is another one."""
-    weight, embeddings, labels = problem("random", num_classes=6000, dim=128, batch=3)
-    scale, alpha = 5.0, 1.25
-    mine = step(make(weight, alpha=alpha, scale=scale, margin=0.0), embeddings, labels)
-    theta = scaled_cosines(embeddings.double(), weight.double(), scale)
-    full = entmax.entmax_bisect(theta, alpha, n_iter=100)
-    top, classes = theta.topk(300, dim=1)
-    truncated = torch.zeros_like(theta).scatter(1, classes, entmax.entmax_bisect(top, alpha, n_iter=100))
-    assert ((truncated - full).abs().sum(1) > 0.3).all()
-    assert (mine[0].support > 8 * 300).all()
-    directions = F.normalize(embeddings.double())
-    residual = full - F.one_hot(labels, 6000)
-    lengths = weight.double().norm(dim=1)
-    towards = (residual.T @ directions) * (scale / lengths / 3).unsqueeze(1)
-    radial = (residual * theta).sum(0) / (3 * lengths**2)
-    expected = towards - radial.unsqueeze(1) * weight.double()
-    assert (mine[2] - expected).abs().max() < 3e-6 * expected.abs().max()
-
-
 # ---- what can go wrong in the inputs ----
 
 
@@ -269,9 +251,11 @@ def test_coarse_inputs_are_widened_and_gradients_come_back_in_their_dtype(dtype,
     torch.testing.assert_close(grad_weight, reference[2].to(dtype))
 
 
-def test_one_sample():
-    weight, embeddings, labels = problem("random", num_classes=5000, batch=1)
-    compare(weight, embeddings, labels)
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("regime", ["trained", "random"])
+def test_one_sample(alpha, regime):
+    weight, embeddings, labels = problem(regime, num_classes=5000, batch=1)
+    compare(weight, embeddings, labels, alpha=alpha)
 
 
 def test_sparse_and_dense_weight_gradients_are_equal():
@@ -341,12 +325,22 @@ def test_the_screen_is_used_where_it_pays():
     assert stream_divergence(embeddings, weight, labels, place, alpha=2.0, **options).screened == 20_000 - 1024
 
 
+@pytest.mark.parametrize(("capability", "screened"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_auto_screens_where_the_cpu_multiplies_bfloat16(monkeypatch, capability, screened):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    weight, embeddings, labels = problem("random", num_classes=20_000, dim=64)
+    found = stream_divergence(embeddings, weight, labels, make(weight)._place_margin, alpha=2.0, scale=32.0)
+    assert (found.screened > 0) == screened
+
+
 def test_wrong_options_are_a_sentence():
     weight, embeddings, labels = problem("random", num_classes=7)
     place = make(weight)._place_margin
     with pytest.raises(ValueError, match=r"needs alpha above 1, where posteriors are sparse; found 1.0"):
         stream_divergence(embeddings, weight, labels, place, alpha=1.0, scale=10.0)
-    with pytest.raises(ValueError, match="screen is none or bf16, weight_grad dense or sparse; found int8 and dense"):
+    with pytest.raises(
+        ValueError, match="screen is one of auto, none, bf16, weight_grad dense or sparse; found int8 and dense"
+    ):
         stream_divergence(embeddings, weight, labels, place, alpha=1.5, scale=10.0, screen="int8")
     with pytest.raises(ValueError, match="form 'stream' needs alpha above 1; q_margin has alpha 1"):
         validate_projection_args({"project_type": "q_margin", "alpha": 1, "form": "stream"})

@@ -1,5 +1,7 @@
 import json
+import math
 import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from conftest import ROOT, SMALL
 
 from wespeaker.config import load_config
 from wespeaker.errors import InputError
+from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.distributed import Ranks
@@ -143,6 +146,22 @@ def test_other_data_in_the_same_folder_is_refused(run, data_dir, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(run):
     with pytest.raises(InputError, match=r"the loss became (nan|inf) at or before step \d+ .*lower scheduler_args"):
         run("run", "scheduler_args.initial_lr=1.0e+30", "optimizer=SGD", "optimizer_args={}", "log_batch_interval=1")
+
+
+@pytest.mark.parametrize("loss", ["q_margin, form: dense", "q_margin, form: stream", "arc_margin"])
+def test_one_nan_embedding_stops_the_run_before_it_is_saved(run, monkeypatch, tmp_path, loss):
+    real, step = SpeakerNet.embed, count(1)
+
+    def damaged(self, wav):
+        embeddings = real(self, wav)
+        return embeddings.index_fill(0, torch.tensor([1]), math.nan) if next(step) == 5 else embeddings
+
+    monkeypatch.setattr(SpeakerNet, "embed", damaged)
+    with pytest.raises(InputError, match=r"the loss became nan at or before step 6 .*look for damaged audio"):
+        run("run", "log_batch_interval=2", f"projection_args={{project_type: {loss}}}")
+    saved = checkpoint.load(tmp_path / "run" / "models" / checkpoint.CHECKPOINT)
+    assert saved["step"] == 3
+    assert all(weight.isfinite().all() for weight in saved["net"].values())
 
 
 def test_it_learns(run):
