@@ -13,8 +13,8 @@ bring it along: with c_a the times that speaker a was drawn,
 This is the bootstrap of Snijders and Borgatti (Connections 22, 1999) for relations between pairs; Owen (Annals of
 Applied Statistics 1, 2007) shows that it errs on the long side, where the noise of single pairs outweighs the
 differences between speakers. It needs speakers enough: in simulations as in tests/unit/eval/test_coverage.py 95 %
-intervals cover the EER in 93 to 97 % of the runs with 500 or 100 speakers, in 89 % with 40, and the minDCF, a minimum over
-thresholds, in 93, 83 and 71 %.
+intervals cover the EER in 93 to 97 % of the runs with 500 or 100 speakers and in 89 % with 40; the minDCF, a minimum
+over thresholds, in 93, 83 and 71 %.
 """
 
 from __future__ import annotations
