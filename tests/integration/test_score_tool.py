@@ -51,7 +51,7 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
         *("--far", "1e-1", "1e-2", "1e-3", "--note", "a synthetic corpus"),
     )
     assert done.returncode == 0, done.stderr
-    assert _files(scores) == {"all.kaldi.score", "half.txt.score", "results.json", "results.txt", "det.png"}
+    assert _files(scores) == {"all.kaldi.score", "half.txt.score", "results.json", "results.txt", "det.png", "det.svg"}
     table = (scores / "results.txt").read_text()
     assert done.stdout == f"{table}\nDET plot: {scores / 'det.png'}\nresults:  {scores / 'results.json'}\n"
     results = json.loads((scores / "results.json").read_text())
@@ -75,7 +75,7 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
 
     again = tool("score", "--scores", scores / "all.kaldi.score", "--output_dir", root / "again")
     assert again.returncode == 0, again.stderr
-    assert _files(root / "again") == {"results.json", "results.txt", "det.png"}
+    assert _files(root / "again") == {"results.json", "results.txt", "det.png", "det.svg"}
 
 
 @pytest.mark.parametrize(
