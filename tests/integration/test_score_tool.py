@@ -52,8 +52,8 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
         *("--note", "a synthetic corpus"),
     )
     assert done.returncode == 0, done.stderr
-    written = {"all.kaldi.score", "half.txt.score", "results.json", "results.txt", "det.png", "threshold.json"}
-    assert _files(scores) == written
+    evaluation_files = {"results.json", "results.txt", "det.png", "det.svg", "threshold.json"}
+    assert _files(scores) == evaluation_files | {"all.kaldi.score", "half.txt.score"}
     table = (scores / "results.txt").read_text()
     assert done.stdout == (
         f"{table}\nDET plot:   {scores / 'det.png'}\nresults:    {scores / 'results.json'}\n"
@@ -95,7 +95,7 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
 
     again = tool("score", "--scores", scores / "all.kaldi.score", "--output_dir", root / "again", "--replicates", "0")
     assert again.returncode == 0, again.stderr
-    assert _files(root / "again") == {"results.json", "results.txt", "det.png"}
+    assert _files(root / "again") == {"results.json", "results.txt", "det.png", "det.svg"}
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,8 @@ def _write(
     names = ("det.png", "threshold.json", "results.txt", "results.json")
     paths = {name: Path(output_dir, prefix + name) for name in names}
     tradeoffs = {name: result.tradeoff for name, result in found.items()}
-    plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"))
+    bands = {name: result.band for name, result in found.items() if result.band is not None}
+    plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"), bands=bands)
     texts = {"results.txt": table, "results.json": json.dumps(results, indent=2)}
     if thresholds is None:
         paths["threshold.json"].unlink(missing_ok=True)  # those of an earlier run are not of these scores

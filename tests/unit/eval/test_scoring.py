@@ -241,6 +241,7 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
         "results.json",
         "results.txt",
         "det.png",
+        "det.svg",
     }
     listed, scores = read_scores(output_dir / "vox1_O_cleaned.kaldi.score")
     np.testing.assert_array_equal(scores, cosine_scores(trials, UTTS, _embeddings(), mean_vec=mean))
