@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Options: `--name value` sets a variable of this block. The text after # is the help.
 stage=0                         # first stage
-stop_stage=5                    # last stage
+stop_stage=7                    # last stage
 corpus=mini                     # mini: generated here; voxceleb: the four folders named below; own: --data made by tools/prepare_data.py
 config=                         # experiment; default conf/{mini,resnet34,real_small}_qmargin.yaml
 voxceleb1=                      # folder of VoxCeleb1 with its trial lists
@@ -27,14 +27,16 @@ num_avg=                        # epochs to average, instead of the config's num
 checkpoint=                     # weights to extract with, instead of the average
 trials=                         # trial lists to score, such as "vox1_H_cleaned"; default: all that stage 1 found
 far=                            # false acceptance rates of the table; default: by the size of the corpus
+score_norm_method=asnorm        # asnorm (the nearest training speakers) or snorm (all of them)
+top_n=                          # nearest training speakers of asnorm; default: a quarter of them, at most 300
 
 usage() {
   echo "usage: bash run.sh [--option value] ..."
-  echo "stages: 0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores"
+  echo "stages: 0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
   echo "options:"
   sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' run.sh \
     | while IFS='|' read -r name value text; do
-      printf '  --%-12s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
+      printf '  --%-17s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
     done
 }
 
@@ -63,7 +65,9 @@ for name in stage stop_stage nproc; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name must be a whole number, found '${!name}'"
 done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
-[ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5"
+[ "$stop_stage" -le 7 ] || fail "there is no stage $stop_stage; the stages are 0 to 7"
+[[ ${top_n:-2} =~ ^[0-9]+$ ]] || fail "--top_n must be a whole number, found '$top_n'"
+case $score_norm_method in asnorm | snorm) ;; *) fail "--score_norm_method must be asnorm or snorm, found '$score_norm_method'" ;; esac
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
 case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
 train_set=vox2_dev test_set=vox1 # folders in the data folder
@@ -172,15 +176,60 @@ if begin 4 "average and embeddings"; then
   python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/$train_set" "$data/$test_set" --checkpoint "$checkpoint"
 fi
 
-if begin 5 "scores"; then
-  lists=()
+scores=$exp_dir/scores
+score_files=() lists=()
+if [ "$stop_stage" -ge 5 ]; then
   if [ ${#trials[@]} -eq 0 ]; then
     lists=("$data/$test_set"/trials/*.kaldi)
   else
     for name in "${trials[@]}"; do lists+=("$data/$test_set/trials/${name%.kaldi}.kaldi"); done
   fi
+  for list in "${lists[@]}"; do score_files+=("$(basename "$list").score"); done
+fi
+mean_args=(--mean_vec "$exp_dir/embeddings/$train_set/mean_vec.npy")
+table_args=(
+  --output_dir "$scores" --utt2spk "$data/$test_set/utt2spk" --far "${far[@]}" ${note:+--note "$note"}
+)
+
+check_counts() { # PREFIX: whether every list has as many scores of this kind as cosines
+  local file
+  for file in "${score_files[@]}"; do
+    [ "$(wc -l < "$scores/$1$file")" -eq "$(wc -l < "$scores/$file")" ] \
+      || fail "$scores/$1$file and $scores/$file have not the same number of trials; repeat stages 5 to 7"
+  done
+}
+
+if begin 5 "scores"; then
   python tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
-    --mean_vec "$exp_dir/embeddings/$train_set/mean_vec.npy" --output_dir "$exp_dir/scores" --far "${far[@]}" \
-    ${note:+--note "$note"}
+    "${mean_args[@]}" "${table_args[@]}"
+fi
+
+if [ -z "$top_n" ] && [ "$stop_stage" -ge 6 ]; then
+  [ -e "$data/$train_set/spk2utt" ] || fail "$data/$train_set/spk2utt does not exist; run stage 1 first"
+  top_n=$(($(wc -l < "$data/$train_set/spk2utt") / 4))
+  top_n=$((top_n < 2 ? 2 : top_n > 300 ? 300 : top_n))
+fi
+cohort_args=(
+  --cohort "$exp_dir/embeddings/$train_set/xvector.scp" --cohort_utt2spk "$data/$train_set/utt2spk" "${mean_args[@]}"
+  --method "$score_norm_method" --top_n "$top_n"
+)
+normalised=${train_set}_$score_norm_method
+[ "$score_norm_method" = snorm ] || normalised+=$top_n
+
+if begin 6 "scores normalised by $score_norm_method"; then
+  python tools/score_norm.py --scores "${score_files[@]/#/$scores/}" \
+    --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" "${cohort_args[@]}" "${table_args[@]}"
+  check_counts "${normalised}_"
+fi
+
+if begin 7 "calibration"; then
+  python tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/$test_set/utt2dur" \
+    --data_dir "$data/$train_set" "${cohort_args[@]}" --target_far "${far[@]}" "${table_args[@]}"
+  check_counts "cali_${normalised}_"
+fi
+
+if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now
+  echo "== results of stage 5, before score normalisation: $scores/results.txt"
+  cat "$scores/results.txt"
 fi
 echo "run.sh: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python tools/x.py` works without installing the package
@@ -17,6 +17,8 @@ from wespeaker.errors import InputError  # noqa: E402
 
 if TYPE_CHECKING:
     from wespeaker.data.corpora import Corpora
+    from wespeaker.eval.score_norm import Cohort
+    from wespeaker.eval.scoring import Evaluation
 
 CORPORA = {
     "voxceleb1": "folder of VoxCeleb1 with its trial lists (veri_test2.txt and so on)",
@@ -49,6 +51,70 @@ def to_corpora(args: argparse.Namespace) -> Corpora:
     from wespeaker.data.corpora import Corpora  # here, since it imports torch, which takes seconds
 
     return Corpora(**{name: getattr(args, name) for name in CORPORA})
+
+
+def add_cohort(parser: Parser) -> None:
+    """Add the options of score normalisation: a cohort of speakers, and how scores are compared with it."""
+    from wespeaker.eval.score_norm import DEFAULT_TOP_N, METHODS
+
+    parser.add_argument(
+        "--cohort", metavar="SCP", help="xvector.scp of the training set, whose speakers are the cohort"
+    )
+    parser.add_argument("--cohort_utt2spk", metavar="FILE", help="'utt spk' lines of the training set")
+    parser.add_argument("--mean_vec", metavar="NPY", help="mean of the training embeddings, as in tools/score.py")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="nearest speakers, or all of them")
+    parser.add_argument("--top_n", type=int, default=DEFAULT_TOP_N, help="how many nearest speakers (asnorm)")
+
+
+def to_cohort(args: argparse.Namespace) -> tuple[Cohort, int | None, str]:
+    """Return what those options gave: the cohort, its top_n (None for all), and what such scores are called."""
+    from wespeaker.eval.score_norm import load_cohort, score_kind
+
+    if args.cohort is None or args.cohort_utt2spk is None:
+        raise InputError("give --cohort and --cohort_utt2spk, the embeddings and the speakers of the training set")
+    kind = score_kind(args.method, args.top_n, cohort_name=Path(args.cohort).resolve().parent.name)
+    cohort = load_cohort(args.cohort, args.cohort_utt2spk, mean_vec=args.mean_vec)
+    return cohort, args.top_n if args.method == "asnorm" else None, kind
+
+
+def add_evaluation(parser: Parser) -> None:
+    """Add the options that say what to find out of trial lists."""
+    from wespeaker.eval.intervals import REPLICATES
+    from wespeaker.eval.results import DEFAULT_FARS
+
+    parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
+    parser.add_argument("--p_target", type=float, default=0.01, help="prior of a target trial in minDCF")
+    parser.add_argument(
+        "--target_far",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="FAR",
+        help="false acceptance rates to write thresholds for, to threshold.json in --output_dir",
+    )
+    parser.add_argument(
+        "--utt2spk",
+        metavar="FILE",
+        help="'utt spk' lines, for the intervals; without it names begin with the speaker and '/', as in VoxCeleb",
+    )
+    parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap; 0 for no intervals")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--note", help="a remark that heads the results, such as which corpus this is")
+
+
+def to_evaluation(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what those options gave, as the functions that evaluate call it."""
+    given = {name: getattr(args, name) for name in ("p_target", "utt2spk", "replicates", "seed", "note")}
+    return {"fars": args.far, "target_fars": args.target_far, **given}
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the table, and where files were written."""
+    print(evaluation.table)
+    if evaluation.det_path is not None:
+        print(f"\nDET plot:   {evaluation.det_path}\nresults:    {evaluation.results_path}")
+    if evaluation.threshold_path is not None:
+        print(f"thresholds: {evaluation.threshold_path}")
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,11 +1,14 @@
-"""Score trial lists with embeddings, or read ready score files, and print EER, minDCF and TAR at low FARs."""
+"""Score trial lists with embeddings, or read ready score files, and print EER, minDCF and TAR at low FARs.
+
+Error rates come with 95 % intervals of a bootstrap over the speakers of a list.
+"""
 
 from __future__ import annotations
 
-from _cli import Parser, run
+from _cli import Parser, add_evaluation, print_evaluation, run, to_evaluation
 
 from wespeaker.errors import InputError
-from wespeaker.eval.scoring import DEFAULT_FARS, evaluate_embeddings, evaluate_scores
+from wespeaker.eval.scoring import evaluate_embeddings, evaluate_scores
 
 
 def main() -> None:
@@ -20,9 +23,7 @@ def main() -> None:
         "--scores", nargs="+", metavar="SCORE", help="ready 'utt1 utt2 score target|nontarget' files instead"
     )
     parser.add_argument("--output_dir", metavar="DIR", help="where to write; needless with --scores")
-    parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
-    parser.add_argument("--p_target", type=float, default=0.01, help="prior of a target trial in minDCF")
-    parser.add_argument("--note", help="a remark that heads the results, such as which corpus this is")
+    add_evaluation(parser)
     args, unexpected = parser.parse_known_args()
 
     if unexpected:
@@ -33,27 +34,16 @@ def main() -> None:
             "give either --embeddings with --trials and --output_dir, to score, "
             "or --scores, for the metrics of ready score files"
         )
+    asked = {"output_dir": args.output_dir, **to_evaluation(args)}
     if args.scores is not None:
         if args.trials or args.mean_vec:
             raise InputError("--trials and --mean_vec go with --embeddings; a score file of --scores holds its trials")
-        evaluation = evaluate_scores(
-            args.scores, output_dir=args.output_dir, fars=args.far, p_target=args.p_target, note=args.note
-        )
+        evaluation = evaluate_scores(args.scores, **asked)
     else:
         if not args.trials or args.output_dir is None:
             raise InputError("--embeddings needs --trials, the lists to score, and --output_dir, where to write")
-        evaluation = evaluate_embeddings(
-            args.embeddings,
-            args.trials,
-            mean_vec=args.mean_vec,
-            output_dir=args.output_dir,
-            fars=args.far,
-            p_target=args.p_target,
-            note=args.note,
-        )
-    print(evaluation.table)
-    if evaluation.det_path is not None:
-        print(f"\nDET plot: {evaluation.det_path}\nresults:  {evaluation.results_path}")
+        evaluation = evaluate_embeddings(args.embeddings, args.trials, mean_vec=args.mean_vec, **asked)
+    print_evaluation(evaluation)
 
 
 run(main)

@@ -52,35 +52,42 @@ def test_all_stages_leave_what_they_promise(qmargin, workplace):
         "qmargin/config.yaml", "qmargin/env.json", "qmargin/metrics.jsonl", "qmargin/train.log",
         "qmargin/models/avg_model.pt", "qmargin/embeddings/vox1/xvector.scp",
         "qmargin/embeddings/vox2_dev/mean_vec.npy",
-        "qmargin/scores/vox1_O_cleaned.kaldi.score",
+        "qmargin/scores/vox1_O_cleaned.kaldi.score", "qmargin/scores/vox2_dev_asnorm2_vox1_O_cleaned.kaldi.score",
+        "qmargin/scores/cali_vox2_dev_asnorm2_vox1_H_cleaned.kaldi.score",
+        "qmargin/scores/calibration/vox2_dev_asnorm2.json",
     ):  # fmt: skip
         assert (workplace / part).stat().st_size > 0, part
-    for stage in range(6):
+    for stage in range(8):
         assert f"== stage {stage}:" in qmargin.stdout
-    for text in ("EER", "minDCF", "TAR", "target", "nontarget", "det.png", "vox1_O_cleaned"):
+    for text in ("EER", "minDCF", "TAR", "target", "nontarget", "det.png", "vox1_O_cleaned", "actDCF", "Cllr"):
         assert text in qmargin.stdout
+    last = qmargin.stdout.split("== results of stage 5")[1]
+    assert (workplace / "qmargin" / "scores" / "results.txt").read_text() in last
 
 
 @pytest.mark.parametrize("loss", ["cosface"])
 def test_other_losses_by_swapping_the_config(qmargin, workplace, loss):
-    done = recipe(workplace, "--config", f"conf/mini_{loss}.yaml", "--stage", "3", name=loss)
+    done = recipe(workplace, "--config", f"conf/mini_{loss}.yaml", "--stage", "3", "--stop_stage", "5", name=loss)
     assert done.returncode == 0, done.stdout + done.stderr
     results = check_results(workplace / loss)
     assert results != json.loads((workplace / "qmargin" / "scores" / "results.json").read_text())
 
 
 def test_a_repeated_command_gives_the_same_scores(qmargin, workplace):
-    scores = workplace / "qmargin" / "scores" / "vox1_O_cleaned.kaldi.score"
+    scores = workplace / "qmargin" / "scores" / "cali_vox2_dev_asnorm2_vox1_O_cleaned.kaldi.score"
     weights = workplace / "qmargin" / "models" / "model_2.pt"
     before = scores.read_bytes(), weights.stat().st_mtime_ns
     done = recipe(workplace)
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
     assert (scores.read_bytes(), weights.stat().st_mtime_ns) == before
+    assert (
+        done.stdout.split("== stage 5")[1].splitlines()[:-1] == qmargin.stdout.split("== stage 5")[1].splitlines()[:-1]
+    )
 
 
 def test_two_processes_train_by_the_same_script(qmargin, workplace):
-    done = recipe(workplace, "--stage", "3", "--nproc", "2", name="two")
+    done = recipe(workplace, "--stage", "3", "--stop_stage", "5", "--nproc", "2", name="two")
     assert done.returncode == 0, done.stdout + done.stderr
     check_results(workplace / "two")
     log = (workplace / "two" / "train.log").read_text()
@@ -90,13 +97,24 @@ def test_two_processes_train_by_the_same_script(qmargin, workplace):
 
 
 def test_raw_data_and_chosen_trials(qmargin, workplace):
-    done = recipe(workplace, "--stage", "2", "--data_type", "raw", "--trials", "vox1_O_cleaned", name="raw")
+    options = ("--stage", "2", "--stop_stage", "6", "--data_type", "raw", "--trials", "vox1_O_cleaned")
+    done = recipe(workplace, *options, "--score_norm_method", "snorm", name="raw")
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((workplace / "raw" / "scores" / "results.json").read_text())
     assert set(results["trials"]) == {"vox1_O_cleaned"}
     shards, raw = (np.loadtxt(workplace / name / "scores" / "vox1_O_cleaned.kaldi.score", usecols=2, dtype=float)
                    for name in ("qmargin", "raw"))  # fmt: skip
     np.testing.assert_array_equal(shards, raw)
+    assert [path.name for path in (workplace / "raw" / "scores").glob("*norm*.score")] == [
+        "vox2_dev_snorm_vox1_O_cleaned.kaldi.score"
+    ]
+
+
+def test_a_cohort_smaller_than_top_n_is_a_sentence(qmargin, workplace):
+    done = recipe(workplace, "--stage", "6", "--top_n", "11")
+    assert done.returncode == 1
+    assert "the cohort has 10 speakers, which is fewer than top_n = 11; give a top_n of at most 10" in done.stderr
+    assert not list((workplace / "qmargin" / "scores").glob("*asnorm11*"))
 
 
 def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
@@ -126,6 +144,7 @@ def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     assert len(listed) == 40
     assert all(key.endswith(".wav") and path.endswith(".m4a") for key, path in map(str.split, listed))
     assert "synthetic" not in done.stdout
+    assert (workplace / "vox" / "scores" / "cali_vox2_dev_asnorm2_vox1_H_cleaned.kaldi.score").is_file()
     assert "dev EER" in (workplace / "vox" / "train.log").read_text()
 
 
@@ -137,7 +156,7 @@ BAD = {
     "stages the wrong way round": (["--stage", "4", "--stop_stage", "2"], "--stage 4 comes after --stop_stage 2"),
     "stage that is no number": (["--stage", "x"], "--stage must be a whole number, found 'x'"),
     "unknown member format": (["--shard_format", "mp3"], "--shard_format must be wav or flac, found 'mp3'"),
-    "unknown corpus": (["--corpus", "timit"], "--corpus must be mini or voxceleb, found 'timit'"),
+    "unknown corpus": (["--corpus", "timit"], "--corpus must be mini, voxceleb or own, found 'timit'"),
     "missing config": (["--config", "conf/no.yaml"], "conf/no.yaml (the config) does not exist"),
     "unknown key": (["--set", "num_epoch=3"], "num_epoch: unknown key; did you mean 'num_epochs'?"),
     "unknown loss": (["--set", "projection_args.project_type=arcmargin"], "did you mean 'arc_margin'"),
@@ -146,6 +165,10 @@ BAD = {
     "no corpora": (["--corpus", "voxceleb"], "--voxceleb2 DIR is not given; it is for the training speech"),
     "a GPU where there is none": (["--stage", "3", "--gpus", "[9]"], "a GPU is asked for but torch sees none"),
     "stage before its input": (["--stage", "3"], "does not exist; run the stage that makes it first"),
+    "scores before their input": (["--stage", "6"], "spk2utt does not exist; run stage 1 first"),
+    "calibration before its input": (["--stage", "7"], "spk2utt does not exist; run stage 1 first"),
+    "unknown normalisation": (["--score_norm_method", "znorm"], "--score_norm_method must be asnorm or snorm"),
+    "top_n that is no number": (["--top_n", "all"], "--top_n must be a whole number, found 'all'"),
     "unknown trial list": (["--stage", "5"], "does not exist"),
 }
 

@@ -48,12 +48,17 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
         *("--embeddings", exp / "embeddings/vox1/xvector.scp"),
         *("--trials", root / "all.kaldi", root / "half.txt"),
         *("--mean_vec", root / "mean_vec.npy", "--output_dir", scores),
-        *("--far", "1e-1", "1e-2", "1e-3", "--note", "a synthetic corpus"),
+        *("--far", "1e-1", "1e-2", "1e-3", "--target_far", "1e-2", "--replicates", "200"),
+        *("--note", "a synthetic corpus"),
     )
     assert done.returncode == 0, done.stderr
-    assert _files(scores) == {"all.kaldi.score", "half.txt.score", "results.json", "results.txt", "det.png"}
+    evaluation_files = {"results.json", "results.txt", "det.png", "det.svg", "threshold.json"}
+    assert _files(scores) == evaluation_files | {"all.kaldi.score", "half.txt.score"}
     table = (scores / "results.txt").read_text()
-    assert done.stdout == f"{table}\nDET plot: {scores / 'det.png'}\nresults:  {scores / 'results.json'}\n"
+    assert done.stdout == (
+        f"{table}\nDET plot:   {scores / 'det.png'}\nresults:    {scores / 'results.json'}\n"
+        f"thresholds: {scores / 'threshold.json'}\n"
+    )
     results = json.loads((scores / "results.json").read_text())
     assert results["note"] == table.splitlines()[0] == "a synthetic corpus"
     assert results["exp_dir"] == str(exp)
@@ -63,19 +68,34 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
     assert list(entry["tar_at_far"]) == ["0.1", "0.01", "0.001"]
     assert [point["resolvable"] for point in entry["tar_at_far"].values()] == [True, True, False]
     assert 0 < entry["eer"] < 0.5
+    assert entry["interval"]["replicates"] == 200
+    assert entry["interval"]["num_speakers"] == 8
+    assert "95 %" in table
+    points = json.loads((scores / "threshold.json").read_text())["trials"]["all"]["target_far"]
+    assert points["0.01"]["threshold"] == entry["tar_at_far"]["0.01"]["threshold"]
 
     before = _files(root)
-    ready = tool("score", "--scores", scores / "all.kaldi.score", scores / "half.txt.score", "--far", "1e-1", "1e-2")
+    ready = tool(
+        "score",
+        "--scores",
+        scores / "all.kaldi.score",
+        scores / "half.txt.score",
+        "--far",
+        "1e-1",
+        "1e-2",
+        "--seed",
+        "7",
+    )
     assert ready.returncode == 0, ready.stderr
-    evaluation = evaluate_scores([scores / "all.kaldi.score", scores / "half.txt.score"], fars=[1e-1, 1e-2])
+    evaluation = evaluate_scores([scores / "all.kaldi.score", scores / "half.txt.score"], fars=[1e-1, 1e-2], seed=7)
     assert ready.stdout == evaluation.table + "\n"
     assert _files(root) == before
     for name in ("all", "half"):
         assert evaluation.results["trials"][name]["eer"] == results["trials"][name]["eer"]
 
-    again = tool("score", "--scores", scores / "all.kaldi.score", "--output_dir", root / "again")
+    again = tool("score", "--scores", scores / "all.kaldi.score", "--output_dir", root / "again", "--replicates", "0")
     assert again.returncode == 0, again.stderr
-    assert _files(root / "again") == {"results.json", "results.txt", "det.png"}
+    assert _files(root / "again") == {"results.json", "results.txt", "det.png", "det.svg"}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +113,21 @@ def test_scoring_prints_the_table_and_where_the_files_are(exp: Path, tool: Tool)
         (["--scores", "{root}/ok.score", "--far", "0"], "FAR must lie in"),
         (["--scores", "{root}/ok.score", "--far", "low"], "low"),
         (["--scores", "{root}/ok.score", "--p_target", "1"], "p_target"),
+        (
+            ["--scores", "{root}/ok.score"],
+            "'speaker/': a, b, c; give the speakers with --utt2spk FILE (or --replicates 0, for no",
+        ),
+        (["--scores", "{root}/ok.score", "--replicates", "9"], "replicates must be 0 (no intervals) or at least 100"),
+        (["--scores", "{root}/ok.score", "--utt2spk", "{root}/gone"], "gone (the speaker of each utterance) does not"),
+        (["--scores", "{root}/ok.score", "--target_far", "0.1"], "give --output_dir"),
+        (["--scores", "{root}/ok.score", "--target_far", "2", "--output_dir", "{root}/out"], "FAR must lie in"),
+        (["--scores", "{root}/five.score"], "five.score:1: expected 'utt1 utt2 score target|nontarget'"),
+        (["--scores", "{root}/label.score"], "label.score:2: expected 'utt1 utt2 score target|nontarget' as in the"),
+        (["--embeddings", "{root}/zero.scp", "--trials", "{root}/zero.kaldi", "--output_dir", "{root}/out"], "norm 0"),
+        (
+            ["--embeddings", "{root}/odd.scp", "--trials", "{root}/zero.kaldi", "--output_dir", "{root}/out"],
+            "shape (7,)",
+        ),
         (["--embeddings", "{scp}", "--trials", "{root}/new.kaldi", "--output_dir", "{root}/out"], "new/utt.wav"),
         (["--embeddings", "{scp}.gone", "--trials", "{root}/all.kaldi", "--output_dir", "{root}/out"], "extract"),
         (["--embeddings", "{root}/pipe.scp", "--trials", "{root}/all.kaldi", "--output_dir", "{root}/out"], "shell"),
@@ -104,6 +139,12 @@ def test_misuse_is_one_sentence_and_leaves_nothing(exp: Path, tool: Tool, argume
     (root / "ok.score").write_text("a b 0.5 target\na c 0.1 nontarget\n")
     (root / "new.kaldi").write_text("new/utt.wav id0/v/0.wav target\n")
     (root / "pipe.scp").write_text(f"utt touch {root}/ran |\n")
+    (root / "five.score").write_text("a b 0.5 target 1\n")
+    (root / "label.score").write_text("a b 0.5 target\na c 0.5 impostor\n")
+    (root / "zero.kaldi").write_text("s/a s/b target\ns/a t/c nontarget\n")
+    for name, size in (("zero", 8), ("odd", 7)):
+        vectors = {"s/a": np.ones(8, np.float32), "s/b": np.ones(8, np.float32), "t/c": np.zeros(size, np.float32)}
+        kaldiio.save_ark(str(root / f"{name}.ark"), vectors, scp=str(root / f"{name}.scp"))
     before = _files(root)
     scp = exp / "embeddings/vox1/xvector.scp"
     done = tool("score", *(text.format(root=root, scp=scp) for text in arguments))
@@ -113,3 +154,15 @@ def test_misuse_is_one_sentence_and_leaves_nothing(exp: Path, tool: Tool, argume
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
     assert _files(root) == before
+
+
+def test_repeated_trials_are_counted_and_reported(exp: Path, tool: Tool) -> None:
+    trials = exp.parent / "all.kaldi"
+    trials.write_text(trials.read_text() + "".join(trials.read_text().splitlines(keepends=True)[:5]))
+    done = tool(
+        "score",
+        *("--embeddings", exp / "embeddings/vox1/xvector.scp", "--trials", trials, "--output_dir", exp / "scores"),
+        *("--replicates", "0"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "5 of 501 trials repeat an earlier one; each is counted" in done.stderr

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wespeaker.eval.metrics import ErrorTradeoff, eer, error_tradeoff, min_dcf, tar_at_far
+from wespeaker.eval.metrics import ErrorTradeoff, cllr, corners, eer, error_tradeoff, min_cllr, min_dcf, tar_at_far
 
 Pairs = list[tuple[int, bool]]
 FARS = (1.0, 0.5, 0.2, 0.1, 1e-2, 1e-3)
@@ -28,7 +28,7 @@ def _arrays(trials: Pairs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def _rates(tradeoff: ErrorTradeoff) -> list[float]:
     """All that does not depend on the scale of the scores."""
     points = [tar_at_far(tradeoff, far) for far in FARS]
-    return [eer(tradeoff), min_dcf(tradeoff), *(p.tar for p in points), *(p.far for p in points)]
+    return [eer(tradeoff), min_dcf(tradeoff), min_cllr(tradeoff), *(p.tar for p in points), *(p.far for p in points)]
 
 
 @given(lists, st.sampled_from([np.exp, np.arctan, lambda s: 3 * s - 7, lambda s: s**3]))
@@ -81,3 +81,21 @@ def test_repeating_every_trial_changes_no_rate(trials: Pairs, times: int) -> Non
 def test_constant_scores_have_an_eer_of_one_half(num_target: int, num_nontarget: int, score: float) -> None:
     labels = np.arange(num_target + num_nontarget) < num_target
     assert eer(error_tradeoff(np.full(len(labels), score), labels)) == 0.5
+
+
+@given(lists)
+@relaxed
+def test_corners_give_the_same_rates(trials: Pairs) -> None:
+    tradeoff = error_tradeoff(*_arrays(trials))
+    kept = corners(tradeoff)
+    few = ErrorTradeoff(tradeoff.threshold[kept], tradeoff.num_true_accepts[kept], tradeoff.num_false_accepts[kept])
+    # The FAR that is reached may be lower: nontarget trials below the last accepted target need no accepting.
+    assert _rates(few)[: 3 + len(FARS)] == _rates(tradeoff)[: 3 + len(FARS)]
+    np.testing.assert_array_equal(corners(few), np.arange(len(kept)))
+
+
+@given(lists, st.sampled_from([0.1, 1.0, 3.0]), st.integers(-2, 2))
+@relaxed
+def test_no_map_of_the_scores_has_a_lower_cllr_than_pav(trials: Pairs, scale: float, shift: int) -> None:
+    scores, labels = _arrays(trials)
+    assert cllr(error_tradeoff(scale * scores + shift, labels)) >= min_cllr(error_tradeoff(scores, labels)) - 1e-12

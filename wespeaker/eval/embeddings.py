@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
-import re
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import kaldiio
 import numpy as np
-from kaldiio.matio import read_kaldi
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
-from wespeaker.errors import InputError
+from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing, write_lines
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
+
+BLOCK = 1024  # embeddings converted to float64 at a time: 2 MB at D = 256, the fastest of 512 … 32768 (cache)
+
+# How a binary vector of floats or doubles begins in an ark; its dimension, a 4-byte integer, follows.
+_VECTOR_TYPES = {b"\0BFV \x04": "<f4", b"\0BDV \x04": "<f8"}
 
 
 def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]], *, expected: int) -> Path:
@@ -59,8 +62,8 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
 def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
     """Read the vectors that a Kaldi ``xvector.scp`` points to.
 
-    Lines are ``utt file.ark:offset``, the vectors binary floats. Nothing of what is read is executed: entries that
-    are shell pipes are refused, and so are arks with Python pickles, both of which kaldiio would run.
+    Lines are ``utt file.ark:offset``, the vectors binary floats or doubles. Nothing of what is read is executed:
+    entries that are shell pipes are refused, and so are arks with Python pickles, both of which kaldiio would run.
 
     Returns:
         The U utterances in the order of the file, and their embeddings, (U, D) float32.
@@ -71,37 +74,38 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
     """
     entries = _read_scp(scp)
     embeddings = np.empty((0, 0), dtype=np.float32)
-    ark, open_path = None, None
-    try:
-        for row, (utt, (path, offset, where)) in enumerate(entries.items()):
-            if path != open_path:  # neighbours share an ark
-                if ark:
-                    ark.close()
-                try:
-                    ark, open_path = open(path, "rb"), path  # noqa: SIM115 (closed below)
-                except OSError as error:
-                    raise InputError(f"{where}: cannot read {path} ({error.strerror}); extract again") from None
-            assert ark is not None
-            ark.seek(offset)
-            if ark.read(2) != b"\0B":
-                raise InputError(f"{where}: there is no binary Kaldi vector at {path}:{offset}; extract again")
-            ark.seek(offset)
+    ark: bytes | mmap.mmap = b""
+    ark_path = None
+    for row, (utt, (path, offset, line)) in enumerate(entries.items()):
+        if path != ark_path:  # neighbours share an ark
             try:
-                vector = np.asarray(read_kaldi(ark))
-            except (AssertionError, ValueError, struct.error, OSError) as error:
-                raise InputError(f"{where}: the vector at {path}:{offset} is damaged ({error})") from None
-            if row == 0:
-                embeddings = np.empty((len(entries), vector.size), dtype=np.float32)
-            if vector.shape != embeddings.shape[1:] or vector.size == 0:
-                raise InputError(
-                    f"{where}: the embedding of {utt} has shape {vector.shape}, "
-                    f"where the first of the file has {embeddings.shape[1]} numbers"
-                )
-            embeddings[row] = vector
-    finally:
-        if ark:
-            ark.close()
+                ark, ark_path = _map_file(path), path
+            except OSError as error:
+                raise InputError(f"{scp}:{line}: cannot read {path} ({error.strerror}); extract again") from None
+        dtype = _VECTOR_TYPES.get(ark[offset : offset + 6])
+        if dtype is None:
+            raise InputError(f"{scp}:{line}: there is no binary Kaldi vector at {path}:{offset}; extract again")
+        start = offset + 10  # after the dimension, 4 bytes
+        dim = int.from_bytes(ark[start - 4 : start], "little", signed=True)
+        if row == 0 and dim > 0:
+            embeddings = np.empty((len(entries), dim), dtype=np.float32)
+        if dim != embeddings.shape[1] or dim == 0:
+            raise InputError(
+                f"{scp}:{line}: the embedding of {utt} has shape ({dim},), "
+                f"where the first of the file has {embeddings.shape[1]} numbers"
+            )
+        try:
+            embeddings[row] = np.frombuffer(ark, dtype, dim, start)
+        except ValueError:
+            raise InputError(f"{scp}:{line}: the vector at {path}:{offset} is damaged: the file ends in it") from None
     return list(entries), embeddings
+
+
+def _map_file(path: str) -> bytes | mmap.mmap:
+    """Return the bytes of a file, read as they are asked for."""
+    with open(path, "rb") as file:
+        empty = os.fstat(file.fileno()).st_size == 0
+        return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def load_mean_vec(path: PathLike) -> NDArray[np.float64]:
@@ -121,9 +125,69 @@ def load_mean_vec(path: PathLike) -> NDArray[np.float64]:
     return mean_vec.astype(np.float64)
 
 
-def _read_scp(scp: PathLike) -> dict[str, tuple[str, int, str]]:
-    """Return (ark, offset, ``file:line``) of each utterance."""
-    entries: dict[str, tuple[str, int, str]] = {}
+def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
+    """Return where each wanted utterance is among ``utts``, those that have embeddings.
+
+    Raises:
+        InputError: if some have none, naming the first ten.
+    """
+    index = {utt: row for row, utt in enumerate(utts)}
+    rows = list(map(index.get, wanted))
+    if None in rows:
+        missing = [utt for utt in wanted if utt not in index]
+        raise InputError(
+            f"{len(missing)} of {len(wanted)} utterances in the trials have no embedding: {listing(missing)}"
+        )
+    return np.array(rows, dtype=np.intp)
+
+
+def check_mean_vec(mean_vec: ArrayLike | None, embed_dim: int) -> NDArray[np.float64]:
+    """Return the vector to subtract from embeddings of ``embed_dim`` numbers, (D,); zeros for None.
+
+    Raises:
+        InputError: if it has another dimension.
+    """
+    mean = np.zeros(embed_dim) if mean_vec is None else np.asarray(mean_vec, dtype=np.float64)
+    if mean.shape != (embed_dim,):
+        raise InputError(
+            f"the mean vector has shape {mean.shape}, the embeddings have {embed_dim} numbers; take both from one model"
+        )
+    return mean
+
+
+def centred_norms(
+    embeddings: NDArray[np.floating], rows: NDArray[np.intp], mean: NDArray[np.float64], *, names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return ``‖embedding - mean‖`` of some rows, in float64.
+
+    Args:
+        embeddings: (U, D).
+        rows: (R,), indices into them.
+        mean: (D,).
+        names: (R,), what an error calls the rows.
+
+    Returns:
+        Norms, (R,) float64, positive and finite.
+
+    Raises:
+        InputError: for embeddings that are not finite or have no direction, naming the first ten.
+    """
+    norms = np.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        block = embeddings[rows[start : start + BLOCK]] - mean
+        norms[start : start + BLOCK] = np.sqrt(np.einsum("ud,ud->u", block, block))
+    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))  # a NaN or inf anywhere makes the norm NaN or inf
+    if bad.size:
+        raise InputError(
+            f"{bad.size} of {len(rows)} embeddings cannot be scored, because they hold NaN or inf or have norm 0"
+            f"{' after subtraction of the mean' if mean.any() else ''}: " + listing([names[int(i)] for i in bad])
+        )
+    return norms
+
+
+def _read_scp(scp: PathLike) -> dict[str, tuple[str, int, int]]:
+    """Return ark, offset and number of the line of each utterance."""
+    entries: dict[str, tuple[str, int, int]] = {}
     try:
         with open(scp, encoding="utf-8") as file:
             lines = list(file)
@@ -132,18 +196,18 @@ def _read_scp(scp: PathLike) -> dict[str, tuple[str, int, str]]:
     except UnicodeDecodeError:
         raise InputError(f"{scp} is not a text file of lines 'utt file.ark:offset'") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         utt, _, source = line.strip().partition(" ")
+        if not utt:
+            continue
         source = source.strip()
         if source.endswith("|") or source.startswith("|"):
             raise InputError(f"{scp}:{number}: '{source}' is a shell command; only 'file.ark:offset' is read")
-        ark = re.fullmatch(r"(.+):(\d+)", source)
-        if not ark:
+        ark, _, offset = source.rpartition(":")
+        if not (ark and offset.isascii() and offset.isdigit()):
             raise InputError(f"{scp}:{number}: expected 'utt file.ark:offset', found '{line.strip()}'")
         if utt in entries:
-            raise InputError(f"{scp}:{number}: {utt} was already given at {entries[utt][2]}")
-        entries[utt] = (ark[1], int(ark[2]), f"{scp}:{number}")
+            raise InputError(f"{scp}:{number}: {utt} was already given at {scp}:{entries[utt][2]}")
+        entries[utt] = (ark, int(offset), number)
     if not entries:
         raise InputError(f"{scp} is empty; extract the embeddings first (stage 4)")
     return entries

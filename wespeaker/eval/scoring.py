@@ -13,16 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.det import plot_det
-from wespeaker.eval.embeddings import PathLike, load_embeddings, load_mean_vec
-from wespeaker.eval.metrics import ErrorTradeoff, eer, error_tradeoff, min_dcf, tar_at_far
+from wespeaker.eval.embeddings import (
+    BLOCK,
+    PathLike,
+    centred_norms,
+    check_mean_vec,
+    find_rows,
+    load_embeddings,
+    load_mean_vec,
+)
+from wespeaker.eval.fingerprint import embeddings_sha256, file_fingerprint, trials_sha256
+from wespeaker.eval.intervals import LEVEL, REPLICATES
+from wespeaker.eval.results import DEFAULT_FARS, Asked, ListResult, evaluate_list
 from wespeaker.eval.table import results_table
 from wespeaker.files import replacing
-
-DEFAULT_FARS = (1e-2, 1e-3, 1e-4, 1e-5)
-_BLOCK = 1024  # trials or utterances at a time: 2 MB a side at D = 256, the fastest of 512 … 32768 (cache)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Evaluation:
     table: str  # the contents of results.txt
     results_path: Path | None  # results.json; None where nothing was written
     det_path: Path | None  # the DET plot; None where nothing was written
+    threshold_path: Path | None  # threshold.json; None where none was asked for
 
 
 def cosine_scores(
@@ -59,56 +68,15 @@ def cosine_scores(
             (norm 0 after the subtraction), naming the first ten; if the mean has another dimension.
     """
     embeddings = np.asarray(embeddings)
-    mean = np.zeros(embeddings.shape[1]) if mean_vec is None else np.asarray(mean_vec, dtype=np.float64)
-    if mean.shape != embeddings.shape[1:]:
-        raise InputError(
-            f"the mean vector has shape {mean.shape}, the embeddings have {embeddings.shape[1]} numbers; "
-            "take both from one model"
-        )
-    index = {utt: row for row, utt in enumerate(utts)}
-    missing = [utt for utt in trials.utts if utt not in index]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(trials.utts)} utterances in the trials have no embedding: {listing(missing)}"
-        )
-    rows = np.array([index[utt] for utt in trials.utts])
-    norms = np.empty(len(rows))
-    for start in range(0, len(rows), _BLOCK):
-        block = embeddings[rows[start : start + _BLOCK]] - mean
-        norms[start : start + _BLOCK] = np.sqrt(np.einsum("ud,ud->u", block, block))
-    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))  # a NaN or inf anywhere makes the norm NaN or inf
-    if bad.size:
-        raise InputError(
-            f"{bad.size} of {len(rows)} embeddings cannot be scored, because they hold NaN or inf or have norm 0"
-            f"{'' if mean_vec is None else ' after subtraction of the mean'}: "
-            + listing([trials.utts[int(i)] for i in bad])
-        )
+    mean = check_mean_vec(mean_vec, embeddings.shape[1])
+    rows = find_rows(trials.utts, utts)
+    norms = centred_norms(embeddings, rows, mean, names=trials.utts)
     scores = np.empty(len(trials))
-    for start in range(0, len(trials), _BLOCK):
-        enroll, test = trials.enroll[start : start + _BLOCK], trials.test[start : start + _BLOCK]
+    for start in range(0, len(trials), BLOCK):
+        enroll, test = trials.enroll[start : start + BLOCK], trials.test[start : start + BLOCK]
         dots = np.einsum("nd,nd->n", embeddings[rows[enroll]] - mean, embeddings[rows[test]] - mean)
-        scores[start : start + _BLOCK] = dots / (norms[enroll] * norms[test])
+        scores[start : start + BLOCK] = dots / (norms[enroll] * norms[test])
     return np.clip(scores, -1.0, 1.0, out=scores)  # rounding may give 1 + 2e-16
-
-
-def error_rates(
-    tradeoff: ErrorTradeoff, *, fars: Sequence[float] = DEFAULT_FARS, p_target: float = 0.01
-) -> dict[str, Any]:
-    """Return the entry of one list in results.json: counts, and rates in [0, 1].
-
-    Args:
-        tradeoff: the operating points of the list.
-        fars: asked false acceptance rates; the keys of ``tar_at_far`` are ``str(far)``.
-        p_target: prior of a target trial in minDCF; costs are 1 and 1.
-    """
-    points = {str(float(far)): tar_at_far(tradeoff, far) for far in fars}
-    return {
-        "num_target": tradeoff.num_target,
-        "num_nontarget": tradeoff.num_nontarget,
-        "eer": eer(tradeoff),
-        "min_dcf": {str(float(p_target)): min_dcf(tradeoff, p_target=p_target)},
-        "tar_at_far": {key: dict(vars(point)) for key, point in points.items()},
-    }
 
 
 def evaluate_embeddings(
@@ -119,14 +87,18 @@ def evaluate_embeddings(
     mean_vec: PathLike | None = None,
     fars: Sequence[float] = DEFAULT_FARS,
     p_target: float = 0.01,
+    target_fars: Sequence[float] = (),
+    utt2spk: PathLike | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
     note: str | None = None,
 ) -> Evaluation:
     """Score trial lists by cosine and write scores, error rates and a DET plot.
 
     Leaves in ``output_dir``, which is made: ``<file name of the list>.score`` for each list (WeSpeaker's name:
-    ``vox1_H_cleaned.kaldi.score``), ``results.json``, ``results.txt`` and ``det.png``. Files there are replaced,
-    each whole, and only after everything has been computed. ``exp_dir`` in results.json is the folder that holds
-    ``output_dir``.
+    ``vox1_H_cleaned.kaldi.score``), ``results.json``, ``results.txt``, ``det.png`` and, with ``target_fars``,
+    ``threshold.json``. Files there are replaced, each whole, and only after everything has been computed. ``exp_dir``
+    in results.json is the folder that holds ``output_dir``.
 
     Args:
         scp: embeddings, as in `load_embeddings`.
@@ -135,33 +107,41 @@ def evaluate_embeddings(
         mean_vec: a file as in `load_mean_vec`; None subtracts nothing.
         fars: asked false acceptance rates, in (0, 1].
         p_target: prior of a target trial in minDCF.
+        target_fars: false acceptance rates to give thresholds for, in (0, 1].
+        utt2spk: a file of ``utt spk`` lines, for the intervals; None takes the utterances' names up to the first ``/``.
+        replicates: of the bootstrap over speakers; 0 for no intervals.
+        seed: of the bootstrap.
         note: a remark that heads results.txt and results.json, such as which corpus this is.
 
     Raises:
         InputError: whatever is wrong with a file, named.
     """
+    asked = _asked(fars, p_target, target_fars, utt2spk, replicates, seed)
     names = _names(trial_lists)
     lists = [read_trials(path) for path in trial_lists]
     mean = None if mean_vec is None else load_mean_vec(mean_vec)
     utts, embeddings = load_embeddings(scp)
-    scores, tradeoffs = [], {}
+    found, all_scores = {}, []
     for name, path, trials in zip(names, trial_lists, lists, strict=True):
         try:
-            scores.append(cosine_scores(trials, utts, embeddings, mean_vec=mean))
-            tradeoffs[name] = error_tradeoff(scores[-1], trials.is_target, trial_name=trials.name)
+            scores = cosine_scores(trials, utts, embeddings, mean_vec=mean)
+            found[name] = evaluate_list(trials, scores, asked)
         except InputError as error:
             raise InputError(f"{path} with {scp}: {error}") from None
-    results = _results(
-        tradeoffs,
-        {"score": "cosine", "mean_vec": None if mean_vec is None else os.fspath(mean_vec)},
-        fars=fars,
-        p_target=p_target,
-        note=note,
-        output_dir=output_dir,
-    )
-    for path, trials, values in zip(trial_lists, lists, scores, strict=True):
-        write_scores(Path(output_dir, Path(path).name + ".score"), trials, values)
-    return _write(results, tradeoffs, fars=fars, output_dir=output_dir)
+        all_scores.append(scores)
+    thresholds = None
+    if target_fars:
+        how: dict[str, Any] = {
+            "score": "cosine",
+            "embeddings": {"file": os.fspath(scp), "sha256": embeddings_sha256(utts, embeddings)},
+            "mean_vec": None if mean_vec is None else file_fingerprint(mean_vec),
+        }
+        sources = [{"trials_sha256": trials_sha256(trials)} for trials in lists]
+        thresholds = _thresholds(found, sources, how, output_dir)
+    for path, trials, scores in zip(trial_lists, lists, all_scores, strict=True):
+        write_scores(Path(output_dir, Path(path).name + ".score"), trials, scores)
+    how = {"score": "cosine", "mean_vec": None if mean_vec is None else os.fspath(mean_vec)}
+    return _write(_results(found, how, note=note, output_dir=output_dir), found, thresholds, asked, output_dir)
 
 
 def evaluate_scores(
@@ -170,7 +150,12 @@ def evaluate_scores(
     output_dir: PathLike | None = None,
     fars: Sequence[float] = DEFAULT_FARS,
     p_target: float = 0.01,
+    target_fars: Sequence[float] = (),
+    utt2spk: PathLike | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
     note: str | None = None,
+    prefix: str = "",
 ) -> Evaluation:
     """Compute the error rates of ready score files; write them and a DET plot if ``output_dir`` is given.
 
@@ -180,68 +165,115 @@ def evaluate_scores(
         output_dir: as in `evaluate_embeddings`, but no scores are written; None writes nothing.
         fars: asked false acceptance rates, in (0, 1].
         p_target: prior of a target trial in minDCF.
+        target_fars: as in `evaluate_embeddings`; needs ``output_dir``.
+        utt2spk: as in `evaluate_embeddings`.
+        replicates: as in `evaluate_embeddings`.
+        seed: as in `evaluate_embeddings`.
         note: as in `evaluate_embeddings`.
+        prefix: what the names of the score files begin with, such as ``vox2_dev_asnorm300_``. Results are keyed
+            without it, and the files written begin with it: they lie beside those of the same lists' other scores.
 
     Raises:
         InputError: whatever is wrong with a file, named.
     """
-    tradeoffs = {}
-    for name, path in zip(_names(score_files), score_files, strict=True):
+    asked = _asked(fars, p_target, target_fars, utt2spk, replicates, seed)
+    if target_fars and output_dir is None:
+        raise InputError("thresholds for target FARs are written to a file; give --output_dir, where to write")
+    found, sources = {}, []
+    for name, path in zip(_names(score_files, prefix), score_files, strict=True):
         trials, scores = read_scores(path)
         try:
-            tradeoffs[name] = error_tradeoff(scores, trials.is_target, trial_name=trials.name)
+            found[name] = evaluate_list(trials, scores, asked)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    results = _results(
-        tradeoffs, {"score": "score files"}, fars=fars, p_target=p_target, note=note, output_dir=output_dir
-    )
-    return _write(results, tradeoffs, fars=fars, output_dir=output_dir)
+        if target_fars:
+            sources.append({"trials_sha256": trials_sha256(trials), "scores": file_fingerprint(path)})
+    how = {"score": prefix.rstrip("_") or "score files"}
+    thresholds = None
+    if target_fars and output_dir is not None:
+        thresholds = _thresholds(found, sources, how, output_dir)
+    results = _results(found, how, note=note, output_dir=output_dir)
+    return _write(results, found, thresholds, asked, output_dir, prefix)
+
+
+def _asked(
+    fars: Sequence[float],
+    p_target: float,
+    target_fars: Sequence[float],
+    utt2spk: PathLike | None,
+    replicates: int,
+    seed: int,
+) -> Asked:
+    speakers = None if utt2spk is None else read_pairs(Path(utt2spk), "the speaker of each utterance")
+    return Asked(fars, p_target, target_fars, speakers, replicates, seed)
 
 
 def _results(
-    tradeoffs: Mapping[str, ErrorTradeoff],
-    how: Mapping[str, Any],
-    *,
-    fars: Sequence[float],
-    p_target: float,
-    note: str | None,
-    output_dir: PathLike | None,
+    found: Mapping[str, ListResult], how: Mapping[str, Any], *, note: str | None, output_dir: PathLike | None
 ) -> dict[str, Any]:
     """Return the contents of results.json."""
     results: dict[str, Any] = {"note": note} if note else {}
     if output_dir is not None:
         results["exp_dir"] = os.fspath(Path(output_dir).parent)
-    results |= how
-    results["trials"] = {
-        name: error_rates(tradeoff, fars=fars, p_target=p_target) for name, tradeoff in tradeoffs.items()
+    return {**results, **how} | {"trials": {name: result.rates for name, result in found.items()}}
+
+
+def _thresholds(
+    found: Mapping[str, ListResult],
+    sources: Sequence[Mapping[str, Any]],
+    how: Mapping[str, Any],
+    output_dir: PathLike,
+) -> dict[str, Any]:
+    """Return the contents of threshold.json."""
+    model = Path(output_dir).parent / "models" / "avg_model.pt"
+    lists = {}
+    for (name, result), source in zip(found.items(), sources, strict=True):
+        counts = {key: result.rates[key] for key in ("num_target", "num_nontarget")}
+        speakers = result.rates.get("interval", {}).get("num_speakers")
+        lists[name] = {**counts, "num_speakers": speakers, **source, "target_far": result.points}
+    return {
+        "decision": "accept where score >= threshold",
+        **how,
+        "model": file_fingerprint(model) if model.is_file() else None,
+        "level": LEVEL,
+        "trials": lists,
     }
-    return results
 
 
 def _write(
     results: dict[str, Any],
-    tradeoffs: Mapping[str, ErrorTradeoff],
-    *,
-    fars: Sequence[float],
+    found: Mapping[str, ListResult],
+    thresholds: dict[str, Any] | None,
+    asked: Asked,
     output_dir: PathLike | None,
+    prefix: str = "",
 ) -> Evaluation:
-    """Write the plot, the table and last results.json: where it is new, all is new."""
+    """Write the plot, the thresholds, the table and last results.json: where it is new, all is new."""
     table = results_table(results)
     if output_dir is None:
-        return Evaluation(results, table, None, None)
-    results_path, det_path = Path(output_dir, "results.json"), Path(output_dir, "det.png")
-    plot_det(tradeoffs, det_path, fars=fars, title=results.get("note"))
-    for path, text in ((Path(output_dir, "results.txt"), table), (results_path, json.dumps(results, indent=2))):
-        with replacing(path) as temporary:
+        return Evaluation(results, table, None, None, None)
+    names = ("det.png", "threshold.json", "results.txt", "results.json")
+    paths = {name: Path(output_dir, prefix + name) for name in names}
+    tradeoffs = {name: result.tradeoff for name, result in found.items()}
+    bands = {name: result.band for name, result in found.items() if result.band is not None}
+    plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"), bands=bands)
+    texts = {"results.txt": table, "results.json": json.dumps(results, indent=2)}
+    if thresholds is None:
+        paths["threshold.json"].unlink(missing_ok=True)  # those of an earlier run are not of these scores
+    else:
+        texts = {"threshold.json": json.dumps(thresholds, indent=2)} | texts
+    for name, text in texts.items():
+        with replacing(paths[name]) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    return Evaluation(results, table, results_path, det_path)
+    threshold_path = None if thresholds is None else paths["threshold.json"]
+    return Evaluation(results, table, paths["results.json"], paths["det.png"], threshold_path)
 
 
-def _names(paths: Sequence[PathLike]) -> list[str]:
+def _names(paths: Sequence[PathLike], prefix: str = "") -> list[str]:
     """Return what results call the files; two files of one name would overwrite each other."""
     if not paths:
         raise InputError("there is nothing to evaluate: give at least one file")
-    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name) for path in paths]
+    names = [re.sub(r"(\.(kaldi|txt))?(\.score)?$", "", Path(path).name.removeprefix(prefix)) for path in paths]
     clashes = sorted({name for name in names if names.count(name) > 1})
     if clashes:
         raise InputError(f"several files are called {listing(clashes)}; evaluate them in separate folders")

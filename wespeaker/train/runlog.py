@@ -20,6 +20,7 @@ import wespeaker
 from wespeaker.config import Config
 from wespeaker.errors import InputError
 from wespeaker.files import write_lines
+from wespeaker.nested import flatten
 
 # What may change when a run goes on: nothing that changes its numbers.
 FREE_TO_CHANGE = {
@@ -44,8 +45,8 @@ def open_run_folder(folder: Path, config: Config) -> None:
     """
     saved = folder / "config.yaml"
     if saved.exists():
-        before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-        now = _flat(config.model_dump())
+        before = flatten(yaml.safe_load(saved.read_text(encoding="utf-8")))
+        now = flatten(config.model_dump())
         changed = sorted(
             k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE
         )
@@ -57,13 +58,6 @@ def open_run_folder(folder: Path, config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(saved, config.dump().splitlines())
     write_lines(folder / "env.json", json.dumps(environment(), indent=2).splitlines())
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_trials, write_scores
+from wespeaker.data.trials import (
+    Trials,
+    read_normalised_scores,
+    read_scores,
+    read_trials,
+    write_kaldi_trials,
+    write_scores,
+)
 from wespeaker.errors import InputError
 
 PUBLISHED = Path(__file__).resolve().parents[4] / "shared" / "voxlists" / "veri_test2.txt"
@@ -108,6 +115,15 @@ def test_score_files_of_wespeaker(tmp_path: Path) -> None:
         trials, scores = read_scores(path)
         assert _pairs(trials) == [("a b", True), ("a c", False)]
         assert scores.tolist() == [0.12345, -0.001]
+    trials, scores, quality = read_normalised_scores(eight)
+    assert scores.tolist() == [0.12345, -0.001]
+    assert quality.tolist() == [[1.0, 2.0, 0.1, 0.2], [1.0, 2.0, 3.0, 4.0]]
+    write_scores(tmp_path / "again", trials, scores, quality=quality / 3)
+    np.testing.assert_array_equal(read_normalised_scores(tmp_path / "again")[2], quality / 3)
+    with pytest.raises(InputError, match=r"four:1: expected 'utt1 utt2 score target.nontarget norm1 norm2 "):
+        read_normalised_scores(four)
+    with pytest.raises(InputError, match="bad:1: column 7 must be a finite number, found 'x'"):
+        read_normalised_scores(_write(tmp_path / "bad", "a b 0.5 target 1 2 x 4"))
 
 
 @pytest.mark.parametrize(

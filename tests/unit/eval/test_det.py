@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
@@ -13,8 +16,9 @@ from scipy.special import ndtri
 
 from wespeaker.errors import InputError
 from wespeaker.eval import det
-from wespeaker.eval.det import plot_det
+from wespeaker.eval.det import det_figure, plot_det
 from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
+from wespeaker.figures import line_style
 
 LABELS = np.arange(400) < 150
 
@@ -43,7 +47,8 @@ def test_every_kind_of_list_makes_a_picture(tmp_path: Path, tradeoff: ErrorTrade
     assert picture.shape[0] > 600
     assert picture.shape[1] > 600
     assert picture[..., :3].std() > 0.05  # not blank
-    assert [path.name for path in tmp_path.iterdir()] == ["det.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["det.png", "det.svg"]
+    ElementTree.parse(tmp_path / "det.svg")  # well-formed
 
 
 def test_half_a_million_trials_take_about_a_second(tmp_path: Path) -> None:
@@ -71,6 +76,60 @@ def test_the_far_axis_reaches_the_lowest_far_that_any_list_resolves() -> None:
 
 def test_more_curves_than_colours(tmp_path: Path) -> None:
     plot_det({f"system {i}": _gaussian(100, shift=i / 2) for i in range(9)}, tmp_path / "det.png")
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+
+
+def test_the_same_scores_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        plot_det({"system": _gaussian(2000)}, tmp_path / f"{name}.png", fars=(1e-2,))
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_a_band_lies_between_its_bounds_on_the_probit_axes() -> None:
+    far, low, high = np.array([[0.01, 0.1, 0.3], [0.05, 0.02, 0.01], [0.2, 0.1, 0.05]])
+    figure = det_figure({"one": _gaussian(2000), "two": _gaussian(500)}, bands={"two": (far, low, high)})
+    bands = [each for each in figure.axes[0].collections if len(each.get_paths())]
+    colours = [matplotlib.colors.to_hex(each.get_facecolor()[0]) for each in bands]
+    (band,) = [each for each, colour in zip(bands, colours, strict=True) if colour == line_style(1).colour.lower()]
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.round(9).tolist()}
+    expected = np.concatenate([ndtri([far, low]).T, ndtri([far, high]).T]).round(9)
+    assert {tuple(corner) for corner in expected.tolist()} == corners
+    assert "confidence band" in " ".join(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+
+
+def test_bounds_of_0_and_1_stay_at_the_edges(tmp_path: Path) -> None:
+    band = [0.0, 0.1, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+    plot_det({"one": _gaussian(2000)}, tmp_path / "det.png", bands={"one": band})
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+
+
+def test_a_band_without_a_curve_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no curves of other$"):
+        det_figure({"one": _gaussian(100)}, bands={"other": ([0.1], [0.1], [0.2])})
+
+
+def test_styles_are_kept_where_systems_are_left_out() -> None:
+    styles = {name: line_style(index) for index, name in enumerate(("one", "two", "three"))}
+    figure = det_figure({"three": _gaussian(500)}, styles=styles)
+    labelled = [line for line in figure.axes[0].lines if line.get_label().startswith("three")]
+    assert [line.get_color() for line in labelled] == [line_style(2).colour]
+
+
+@pytest.mark.parametrize("size", [(7.6, 6.6), (5.0, 4.8)])
+@pytest.mark.parametrize("num", [60, 2000, 200_000])
+def test_labels_of_ticks_do_not_touch(size: tuple[float, float], num: int) -> None:
+    figure = det_figure({"one": _gaussian(num)}, size=size)
+    figure.draw_without_rendering()
+    for axis, side in ((figure.axes[0].xaxis, 0), (figure.axes[0].yaxis, 1)):
+        labels = [label.get_window_extent() for label in axis.get_ticklabels()]
+        assert len(labels) >= 3
+        ends = sorted((box.min[side], box.max[side]) for box in labels)
+        assert all(first[1] + 2 < second[0] for first, second in itertools.pairwise(ends))
+
+
+def test_names_are_not_formulas(tmp_path: Path) -> None:
+    plot_det({r"a$\frac$": _gaussian(100)}, tmp_path / "det.png", title=r"$\frac$")
     assert (tmp_path / "det.png").stat().st_size > 10_000
 
 

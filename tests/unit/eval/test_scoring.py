@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import tracemalloc
@@ -11,19 +12,17 @@ import kaldiio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_trials
 from wespeaker.errors import InputError
+from wespeaker.eval import embeddings as embeddings_module
 from wespeaker.eval import scoring
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec
 from wespeaker.eval.metrics import error_tradeoff, tar_at_far
-from wespeaker.eval.scoring import (
-    cosine_scores,
-    error_rates,
-    evaluate_embeddings,
-    evaluate_scores,
-)
+from wespeaker.eval.results import error_rates
+from wespeaker.eval.scoring import cosine_scores, evaluate_embeddings, evaluate_scores
 
 UTTS = [f"id{i // 4}/v{i % 4}/00001.wav" for i in range(40)]
 
@@ -69,7 +68,8 @@ def test_a_score_depends_neither_on_its_place_nor_on_the_block_nor_on_the_order_
 ) -> None:
     embeddings, trials = _embeddings(), _trials()
     expected = cosine_scores(trials, UTTS, embeddings)
-    monkeypatch.setattr(scoring, "_BLOCK", 7)
+    for module in (scoring, embeddings_module):
+        monkeypatch.setattr(module, "BLOCK", 7)
     order = np.random.default_rng(2).permutation(40)
     shuffled = cosine_scores(trials, [UTTS[i] for i in order], embeddings[order])
     np.testing.assert_array_equal(shuffled, expected)
@@ -233,6 +233,7 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
             mean_vec=tmp_path / "mean_vec.npy",
             output_dir=output_dir,
             fars=[1e-1, 1e-3, 1e-5],
+            replicates=100,
             note="synthetic",
         )
     assert {path.name for path in output_dir.iterdir()} == {
@@ -240,18 +241,25 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
         "results.json",
         "results.txt",
         "det.png",
+        "det.svg",
     }
     listed, scores = read_scores(output_dir / "vox1_O_cleaned.kaldi.score")
     np.testing.assert_array_equal(scores, cosine_scores(trials, UTTS, _embeddings(), mean_vec=mean))
     assert listed.name(17) == trials.name(17)
 
     results = json.loads((output_dir / "results.json").read_text())
-    assert results == evaluation.results
+    assert results == json.loads(json.dumps(evaluation.results))
     assert list(results) == ["note", "exp_dir", "score", "mean_vec", "trials"]
     assert results["exp_dir"] == str(tmp_path / "exp" / "mini")
     entry = results["trials"]["vox1_O_cleaned"]
     tradeoff = error_tradeoff(scores, trials.is_target)
+    interval = entry.pop("interval")
     assert entry == error_rates(tradeoff, fars=[1e-1, 1e-3, 1e-5])
+    assert (interval["level"], interval["replicates"], interval["num_speakers"]) == (0.95, 100, 10)
+    assert interval["eer"][0] <= entry["eer"] <= interval["eer"][1]
+    assert interval["min_dcf"]["0.01"][0] <= interval["min_dcf"]["0.01"][1]
+    assert list(interval["tar_at_far"]) == ["0.1", "0.001", "1e-05"]
+    assert interval["tar_at_far"]["1e-05"] is None
     assert list(entry["tar_at_far"]) == ["0.1", "0.001", "1e-05"]
     assert set(entry["tar_at_far"]["0.1"]) == {"tar", "far", "threshold", "num_false_accepts", "resolvable"}
     assert entry["tar_at_far"]["0.1"]["threshold"] == tar_at_far(tradeoff, 0.1).threshold
@@ -265,9 +273,11 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
     assert f"{100 * entry['eer']:.3f}" in table
     assert max(map(len, table.splitlines())) <= 100
 
-    again = evaluate_scores([output_dir / "vox1_O_cleaned.kaldi.score"], fars=[1e-1, 1e-3, 1e-5])
-    assert again.results["trials"] == results["trials"]
+    again = evaluate_scores([output_dir / "vox1_O_cleaned.kaldi.score"], fars=[1e-1, 1e-3, 1e-5], replicates=100)
+    assert again.results["trials"] == evaluation.results["trials"]
     assert again.results_path is None
+    without = evaluate_scores([output_dir / "vox1_O_cleaned.kaldi.score"], fars=[1e-1, 1e-3, 1e-5], replicates=0)
+    assert without.results["trials"] == {"vox1_O_cleaned": entry}
 
 
 def test_a_failure_in_the_last_list_writes_nothing(scp: Path, tmp_path: Path) -> None:
@@ -302,3 +312,101 @@ def test_voxceleb_and_kaldi_lists_score_alike(scp: Path, tmp_path: Path) -> None
     assert list(evaluation.results["trials"]) == ["veri_test2"]
     scores = cosine_scores(read_trials(tmp_path / "veri_test2.txt"), UTTS, _embeddings())
     np.testing.assert_array_equal(read_scores(tmp_path / "scores" / "veri_test2.txt.score")[1], scores)
+
+
+def _sorted_sha256(text: str) -> str:
+    lines = sorted(line.encode() + b"\n" for line in text.splitlines())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_thresholds_for_target_fars_say_what_they_do_and_what_they_were_found_with(scp: Path, tmp_path: Path) -> None:
+    trials = _trials()
+    lists = tmp_path / "list.kaldi"
+    write_kaldi_trials(lists, trials)
+    output_dir = tmp_path / "exp" / "mini" / "scores"
+    (tmp_path / "exp" / "mini" / "models").mkdir(parents=True)
+    (tmp_path / "exp" / "mini" / "models" / "avg_model.pt").write_bytes(b"weights")
+    asked = {"target_fars": [1e-1, 1e-2, 1e-5], "replicates": 200}
+    evaluation = evaluate_embeddings(scp, [lists], output_dir=output_dir, **asked)  # type: ignore[arg-type]
+    assert evaluation.threshold_path == output_dir / "threshold.json"
+    found = json.loads((output_dir / "threshold.json").read_text())
+    assert found["decision"] == "accept where score >= threshold"
+    assert (found["score"], found["mean_vec"]) == ("cosine", None)
+    assert found["model"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    vectors = b"".join(
+        utt.encode() + b"\n" + vector.tobytes() for utt, vector in sorted(zip(UTTS, _embeddings(), strict=True))
+    )
+    assert found["embeddings"] == {"file": str(scp), "sha256": hashlib.sha256(vectors).hexdigest()}
+    entry = found["trials"]["list"]
+    assert entry["trials_sha256"] == _sorted_sha256(lists.read_text())
+    assert (entry["num_speakers"], entry["num_target"] + entry["num_nontarget"]) == (10, 3000)
+
+    scores = cosine_scores(trials, UTTS, _embeddings())
+    targets, nontargets = scores[trials.is_target], scores[~trials.is_target]
+    for far, point in entry["target_far"].items():
+        assert point["num_true_accepts"] == (targets >= point["threshold"]).sum()
+        assert point["num_false_accepts"] == (nontargets >= point["threshold"]).sum() <= float(far) * nontargets.size
+        assert point["far"] == point["num_false_accepts"] / nontargets.size
+        exact = binomtest(point["num_false_accepts"], nontargets.size, alternative="less").proportion_ci(0.95, "exact")
+        assert point["far_upper"]["clopper_pearson"] == pytest.approx(exact.high)
+        assert point["interval"]["tar"][0] <= point["tar"] <= point["interval"]["tar"][1]
+    for far in ("0.1", "0.01"):
+        point = entry["target_far"][far]
+        low, high = point["interval"]["far"]
+        assert point["resolvable"]
+        assert low < point["far"] < point["far_upper"]["bootstrap"] < high
+    none = entry["target_far"]["1e-05"]
+    assert not none["resolvable"]
+    assert none["num_false_accepts"] == 0
+    assert none["interval"]["far"] is none["far_upper"]["bootstrap"] is None
+    assert none["far_upper"]["clopper_pearson"] == pytest.approx(3 / nontargets.size, rel=0.01)
+
+    # The same trials in another order and format are the same list; the score file stands in for the embeddings.
+    score_file = output_dir / "list.kaldi.score"
+    score_file.write_text("".join(reversed(score_file.read_text().splitlines(keepends=True))))
+    again = evaluate_scores([score_file], output_dir=tmp_path / "again", **asked)  # type: ignore[arg-type]
+    assert again.threshold_path is not None
+    other = json.loads(again.threshold_path.read_text())
+    assert other["model"] is None
+    assert other["trials"]["list"]["scores"]["sha256"] == hashlib.sha256(score_file.read_bytes()).hexdigest()
+    assert other["trials"]["list"]["trials_sha256"] == entry["trials_sha256"]
+    assert other["trials"]["list"]["target_far"] == entry["target_far"]
+
+    # Thresholds do not outlive the scores they were found on.
+    evaluate_embeddings(scp, [lists], output_dir=output_dir, replicates=0)
+    assert not (output_dir / "threshold.json").exists()
+
+
+def test_thresholds_without_intervals(scp: Path, tmp_path: Path) -> None:
+    write_kaldi_trials(tmp_path / "list.kaldi", _trials())
+    evaluate_embeddings(
+        scp, [tmp_path / "list.kaldi"], output_dir=tmp_path / "scores", target_fars=[0.01], replicates=0
+    )
+    entry = json.loads((tmp_path / "scores" / "threshold.json").read_text())["trials"]["list"]
+    assert entry["num_speakers"] is None
+    assert "interval" not in entry["target_far"]["0.01"]
+    assert entry["target_far"]["0.01"]["far_upper"]["clopper_pearson"] > entry["target_far"]["0.01"]["far"]
+
+
+def test_speakers_are_looked_up_where_names_do_not_tell_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = [
+        f"utt{a} utt{b} {rng.standard_normal() + 2 * (a // 4 == b // 4):.6f} "
+        f"{'target' if a // 4 == b // 4 else 'nontarget'}"
+        for a in range(40)
+        for b in range(a)
+    ]
+    (tmp_path / "a.score").write_text("\n".join(lines))
+    (tmp_path / "utt2spk").write_text("".join(f"utt{i} spk{i // 4}\n" for i in range(40)))
+    with pytest.raises(InputError, match=r"a.score: intervals need the speaker .* 40 of 40 names .*--utt2spk"):
+        evaluate_scores([tmp_path / "a.score"])
+    evaluation = evaluate_scores([tmp_path / "a.score"], utt2spk=tmp_path / "utt2spk", replicates=100)
+    assert evaluation.results["trials"]["a"]["interval"]["num_speakers"] == 10
+    assert "interval" not in evaluate_scores([tmp_path / "a.score"], replicates=0).results["trials"]["a"]
+
+
+def test_a_few_replicates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"replicates must be 0 .* or at least 100, found 5"):
+        evaluate_scores([tmp_path / "a.score"], replicates=5)
+    with pytest.raises(InputError, match="give --output_dir"):
+        evaluate_scores([tmp_path / "a.score"], target_fars=[0.1])

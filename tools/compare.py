@@ -1,0 +1,54 @@
+"""Compare score files of the same trials with the first: differences of EER, minDCF and TAR at low FARs.
+
+Each difference comes with its 95 % interval and two-sided p-value, of a bootstrap that draws the same speakers for
+both systems.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from _cli import Parser, run
+
+from wespeaker.eval.comparison import compare_scores, comparison_table
+from wespeaker.eval.intervals import REPLICATES
+from wespeaker.eval.results import DEFAULT_FARS
+from wespeaker.files import replacing
+
+
+def main() -> None:
+    """Parse the arguments, compare, print the table and write the JSON."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "scores", nargs="+", metavar="SCORE", help="two or more 'utt1 utt2 score target|nontarget' files"
+    )
+    parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
+    parser.add_argument("--p_target", type=float, default=0.01, help="prior of a target trial in minDCF")
+    parser.add_argument(
+        "--utt2spk",
+        metavar="FILE",
+        help="'utt spk' lines; without it names begin with the speaker and '/', as in VoxCeleb",
+    )
+    parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--output", metavar="JSON", help="file to write the comparison to")
+    args = parser.parse_args()
+
+    comparison = compare_scores(
+        args.scores,
+        fars=args.far,
+        p_target=args.p_target,
+        utt2spk=args.utt2spk,
+        replicates=args.replicates,
+        seed=args.seed,
+    )
+    if args.output is not None:
+        with replacing(Path(args.output)) as temporary:
+            temporary.write_text(json.dumps(comparison.contents(), indent=2) + "\n", encoding="utf-8")
+    print(comparison_table(comparison))
+    if args.output is not None:
+        print(f"comparison: {args.output}")
+
+
+run(main)

@@ -1,0 +1,28 @@
+"""Stage 6: normalise scores by a cohort of training speakers (AS-Norm, S-Norm), and print the error rates."""
+
+from _cli import Parser, add_cohort, add_evaluation, print_evaluation, run, to_cohort, to_evaluation
+
+from wespeaker.eval.score_norm import normalise_files
+from wespeaker.eval.scoring import evaluate_scores
+
+
+def main() -> None:
+    """Parse the arguments, normalise, print the table and where the files are."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--scores", nargs="+", metavar="SCORE", required=True, help="cosines, as tools/score.py writes them"
+    )
+    parser.add_argument("--embeddings", metavar="SCP", required=True, help="xvector.scp of the utterances in them")
+    add_cohort(parser)
+    parser.add_argument("--output_dir", metavar="DIR", required=True, help="where to write")
+    add_evaluation(parser)
+    args = parser.parse_args()
+
+    cohort, top_n, kind = to_cohort(args)
+    written = normalise_files(
+        args.scores, scp=args.embeddings, cohort=cohort, top_n=top_n, output_dir=args.output_dir, kind=kind
+    )
+    print_evaluation(evaluate_scores(written, output_dir=args.output_dir, prefix=f"{kind}_", **to_evaluation(args)))
+
+
+run(main)

@@ -1,0 +1,208 @@
+"""What a run folder holds of a run: config, environment, training log, error rates and scores."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wespeaker.data.trials import Trials, read_scores
+from wespeaker.errors import InputError, listing
+from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one run on one trial list."""
+
+    file: Path
+    tradeoff: ErrorTradeoff
+    trials_hash: int  # of the set of trials, whatever their order; comparable within one process
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read; a file that it lacks is None."""
+
+    name: str  # unique among the runs that are compared
+    folder: Path
+    config: Mapping[str, Any] | None  # config.yaml
+    environment: Mapping[str, Any] | None  # env.json
+    metrics: Sequence[Mapping[str, Any]] | None  # the rows of metrics.jsonl
+    results: Mapping[str, Any] | None  # scores/results.json
+    scores: Mapping[str, Scores]  # by the names of the lists in results
+
+    @property
+    def rates(self) -> Mapping[str, Mapping[str, Any]]:
+        """The error rates of each trial list, as in results.json."""
+        return self.results["trials"] if self.results else {}
+
+
+@dataclass(frozen=True)
+class TrialList:
+    """A trial list and the runs that were scored on these very trials."""
+
+    name: str
+    num_target: int
+    num_nontarget: int
+    trials_hash: int | None  # None: no run left its scores
+    runs: tuple[Run, ...]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of target and of nontarget trials."""
+        return self.num_target, self.num_nontarget
+
+
+def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
+    """Read run folders; each is called by its own name, or by its path where two have the same name.
+
+    Raises:
+        InputError: if there is no folder, one is not there or is given twice, none has scores, or a file is damaged.
+    """
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"{path} is not a folder; give run folders such as exp/mini_qmargin")
+    resolved = [path.resolve() for path in paths]
+    repeated = sorted({str(path) for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1})
+    if repeated:
+        raise InputError(f"these are one run folder, which is compared with others once: {listing(repeated)}")
+    names = [path.name for path in resolved]
+    unique = len(set(names)) == len(names)
+    runs = [_read_run(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
+    if not any(run.rates for run in runs):
+        raise InputError(
+            f"no scores to report: none of {listing([str(p) for p in paths])} has scores/results.json; "
+            "run stage 5 of run.sh, or tools/score.py with --output_dir RUN/scores"
+        )
+    return runs
+
+
+def trial_lists(runs: Sequence[Run]) -> list[TrialList]:
+    """Gather runs by the trial lists they were scored on, in order of first appearance.
+
+    Two lists are the same if name, counts and trials are; of a run without score files name and counts decide.
+    """
+    lists: list[TrialList] = []
+    for run in runs:
+        for name, rates in run.rates.items():
+            trials_hash = run.scores[name].trials_hash if name in run.scores else None
+            found = TrialList(name, rates["num_target"], rates["num_nontarget"], trials_hash, (run,))
+            same = next((i for i, known in enumerate(lists) if _same_trials(known, found)), None)
+            if same is None:
+                lists.append(found)
+                continue
+            known = lists[same]
+            trials_hash = known.trials_hash if trials_hash is None else trials_hash
+            lists[same] = replace(known, trials_hash=trials_hash, runs=(*known.runs, run))
+    return lists
+
+
+def _same_trials(one: TrialList, other: TrialList) -> bool:
+    hashes = {one.trials_hash, other.trials_hash} - {None}
+    return (one.name, one.counts) == (other.name, other.counts) and len(hashes) < 2
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    results = _read_results(folder / "scores" / "results.json")
+    scores = {}
+    for trial_list in results["trials"] if results else ():
+        # tools/score.py names a score file after the file of the list.
+        files = [folder / "scores" / f"{trial_list}{suffix}.score" for suffix in (".kaldi", ".txt", "")]
+        if existing := [file for file in files if file.exists()]:
+            scores[trial_list] = _read_scores(existing[0])
+    return Run(
+        name=name,
+        folder=folder,
+        config=_read_yaml(folder / "config.yaml"),
+        environment=_read_json(folder / "env.json"),
+        metrics=_read_metrics(folder / "metrics.jsonl"),
+        results=results,
+        scores=scores,
+    )
+
+
+def _read_scores(file: Path) -> Scores:
+    trials, scores = read_scores(file)
+    try:
+        tradeoff = error_tradeoff(scores, trials.is_target, trial_name=trials.name)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    return Scores(file, tradeoff, _hash(trials))
+
+
+def _hash(trials: Trials) -> int:
+    names = [hash(utt) for utt in trials.utts]
+    columns = zip(trials.enroll.tolist(), trials.test.tolist(), trials.is_target.tolist(), strict=True)
+    return sum(hash((names[enroll], names[test], label)) for enroll, test, label in columns)
+
+
+def _read_text(path: Path) -> str | None:
+    """Return the contents, or None where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    text = _read_text(path)
+    return None if text is None else _json_object(text, path)
+
+
+def _json_object(text: str, where: object) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any] | None:
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must be a mapping of keys to values, found {type(value).__name__}")
+    return value
+
+
+def _read_metrics(path: Path) -> list[Mapping[str, Any]] | None:
+    """Read the whole rows of metrics.jsonl; a run that is going on may be writing the last one."""
+    text = _read_text(path)
+    if text is None:
+        return None
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    rows = [_json_object(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("epoch"), int | float):
+            raise InputError(f"{path}:{number}: a row must have 'epoch', a number; found the keys {listing(list(row))}")
+    return rows
+
+
+def _read_results(path: Path) -> Mapping[str, Any] | None:
+    results = _read_json(path)
+    if results is None:
+        return None
+    trials = results.get("trials")
+    if not isinstance(trials, dict) or not all(isinstance(rates, dict) for rates in trials.values()):
+        raise InputError(f"{path} has no mapping 'trials' of lists to their error rates; score again")
+    for name, rates in trials.items():
+        needed = ("num_target", "num_nontarget", "eer", "min_dcf", "tar_at_far")
+        if missing := [key for key in needed if key not in rates]:
+            raise InputError(f"{path}: list {name} lacks {listing(missing)}; score again")
+    return results
