@@ -228,13 +228,12 @@ def main() -> None:
         yield from many_rows()
         with tempfile.TemporaryDirectory() as folder:
             corpus = make_corpus(Path(folder))
-            yield from process_rows(corpus, rounds)
-            yield from metrics_rows(corpus, rounds)
-            yield from bootstrap_rows(corpus, rounds)
+            for part in (process_rows, metrics_rows, bootstrap_rows):
+                yield from ({**row, "num_trials": NUM_TRIALS} for row in part(corpus, rounds))
 
     where = {"rounds": rounds, "num_utts": NUM_UTTS, "embed_dim": EMBED_DIM, "numpy": np.__version__}
     found: dict[str, Row] = {}
-    for row in record("score", rows(), **{"num_trials": NUM_TRIALS} | where):
+    for row in record("score", rows(), **where):
         found[row.get("how", row["part"])] = row
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     plain, full = found["tools/score.py --replicates 0"], found["tools/score.py --replicates 1000"]

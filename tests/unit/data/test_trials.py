@@ -67,6 +67,7 @@ def test_formats_of_trial_lists(tmp_path: Path, text: str) -> None:
         ("", "list is empty"),
         ("\n\n", "list is empty"),
         ("1 a b\n0 a b\n", "a b both as target and as nontarget"),
+        ("1 a b\n0 a c\n1 a b\n1 a c\n0 a b\n", "a c both as target and as nontarget .2 such trials."),
     ],
 )
 def test_other_trial_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
