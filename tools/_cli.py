@@ -79,7 +79,6 @@ def to_cohort(args: argparse.Namespace) -> tuple[Cohort, int | None, str]:
 
 def add_evaluation(parser: Parser) -> None:
     """Add the options that say what to find out of trial lists."""
-    from wespeaker.eval.intervals import REPLICATES
     from wespeaker.eval.results import DEFAULT_FARS
 
     parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
@@ -92,6 +91,14 @@ def add_evaluation(parser: Parser) -> None:
         metavar="FAR",
         help="false acceptance rates to write thresholds for, to threshold.json in --output_dir",
     )
+    add_bootstrap(parser)
+    parser.add_argument("--note", help="a remark that heads the results, such as which corpus this is")
+
+
+def add_bootstrap(parser: Parser) -> None:
+    """Add the options of the intervals: a bootstrap over speakers."""
+    from wespeaker.eval.intervals import REPLICATES
+
     parser.add_argument(
         "--utt2spk",
         metavar="FILE",
@@ -99,7 +106,6 @@ def add_evaluation(parser: Parser) -> None:
     )
     parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap; 0 for no intervals")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--note", help="a remark that heads the results, such as which corpus this is")
 
 
 def to_evaluation(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from _cli import Parser, run
+from _cli import Parser, add_bootstrap, run
 
 from wespeaker.eval.comparison import compare_scores, comparison_table
-from wespeaker.eval.intervals import REPLICATES
 from wespeaker.eval.results import DEFAULT_FARS
 from wespeaker.files import replacing
 
@@ -25,13 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--far", nargs="+", type=float, default=list(DEFAULT_FARS), help="false acceptance rates")
     parser.add_argument("--p_target", type=float, default=0.01, help="prior of a target trial in minDCF")
-    parser.add_argument(
-        "--utt2spk",
-        metavar="FILE",
-        help="'utt spk' lines; without it names begin with the speaker and '/', as in VoxCeleb",
-    )
-    parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    add_bootstrap(parser)
     parser.add_argument("--output", metavar="JSON", help="file to write the comparison to")
     args = parser.parse_args()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from wespeaker.eval.comparison import Comparison, Difference
 from wespeaker.eval.det import det_figure
 from wespeaker.figures import inline_svg
 from wespeaker.nested import flatten
@@ -27,37 +27,7 @@ from wespeaker.report.elements import (
 )
 from wespeaker.report.runs import Run, TrialList
 
-
-class Difference(Protocol):
-    """A system's error rate minus the first system's on the same trials; rates in [0, 1]."""
-
-    @property
-    def value(self) -> float:
-        """The difference itself."""
-
-    @property
-    def low(self) -> float:
-        """Lower end of its confidence interval."""
-
-    @property
-    def high(self) -> float:
-        """Upper end of its confidence interval."""
-
-    @property
-    def p_value(self) -> float:
-        """Of no difference, two-sided."""
-
-
-class Compare(Protocol):
-    """Compares score files that hold the same trials with the first of them."""
-
-    def __call__(
-        self, score_files: Sequence[Path], *, fars: Sequence[float], p_target: float
-    ) -> Sequence[Mapping[str, Any]]:
-        """Return for each file but the first a `Difference` under each name that rates have in results.json.
-
-        That is ``{"eer": d, "min_dcf": {str(p_target): d}, "tar_at_far": {str(far): d, …}}``, any of these.
-        """
+Compare = Callable[..., Comparison]  # `compare_scores` with the options of its bootstrap
 
 
 @dataclass(frozen=True)
@@ -191,7 +161,7 @@ def _differences(trial_list: TrialList, columns: Sequence[_Rate], styles: Styles
         p_target=float(next(iter(first.rates[trial_list.name]["min_dcf"]))),
     )
     rows = []
-    for run, differences in zip(others, found, strict=True):
+    for run, differences in zip(others, found.differences, strict=True):
         cells = [_difference_cell(column.find(differences), column) for column in columns]
         rows.append([row_head(run.name, styles[run.name]), *cells])
     heads = [column_head("system"), *(column_head(column.title) for column in columns)]

@@ -6,8 +6,11 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from wespeaker.eval.comparison import compare_scores
+from wespeaker.eval.intervals import REPLICATES
 from wespeaker.figures import inline_svg, line_style
 from wespeaker.files import replacing
 from wespeaker.nested import flatten
@@ -27,7 +30,7 @@ from wespeaker.report.elements import (
     text_cell,
     text_head,
 )
-from wespeaker.report.lists import Compare, list_section
+from wespeaker.report.lists import list_section
 from wespeaker.report.runs import Run, read_runs, trial_lists
 from wespeaker.report.style import CSS
 
@@ -50,7 +53,12 @@ _PAGE = """<!DOCTYPE html>
 
 
 def write_report(
-    folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, compare: Compare | None = None
+    folders: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    utt2spk: str | os.PathLike[str] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> None:
     """Write a page that compares runs: error rates and DET curves, training curves, settings, commands.
 
@@ -60,11 +68,14 @@ def write_report(
     Args:
         folders: run folders; the first is what the others are compared with.
         output: the page; it appears whole or not at all.
-        compare: gives differences to the first system of each trial list; None shows none.
+        utt2spk: a file of ``utt spk`` lines, as in `compare_scores`.
+        replicates: of the bootstrap that gives paired differences to the first run; 0 leaves them out.
+        seed: of the bootstrap.
 
     Raises:
-        InputError: as `wespeaker.report.runs.read_runs` does.
+        InputError: as `wespeaker.report.runs.read_runs` and `compare_scores` do.
     """
+    compare = partial(compare_scores, utt2spk=utt2spk, replicates=replicates, seed=seed) if replicates else None
     runs = read_runs(folders)
     styles = {run.name: line_style(index) for index, run in enumerate(runs)}
     sections = [

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import yaml
 
 from wespeaker.data.trials import Trials, write_scores
 from wespeaker.errors import InputError
+from wespeaker.eval.comparison import Difference
 from wespeaker.report import write_report
 from wespeaker.report.curves import MAX_POINTS, Panel, panel_figure
 
@@ -99,13 +101,6 @@ def _q_margin(**margin_update: object) -> dict[str, Any]:
     projection = {"project_type": "q_margin", "alpha": 1.5, "scale": 10.0}
     update = {**CONFIG["margin_update"], "final_margin": 0.1, **margin_update}
     return {**CONFIG, "exp_dir": "exp/y", "projection_args": projection, "margin_update": update}
-
-
-class Difference(NamedTuple):
-    value: float
-    low: float
-    high: float
-    p_value: float
 
 
 class Page(HTMLParser):
@@ -206,20 +201,23 @@ def test_results_without_intervals_and_a_margin_that_never_rises(report: Callabl
 
 
 def test_differences_are_of_the_others_to_the_first(
-    report: Callable[..., Page], two: tuple[Path, Path], tmp_path: Path
+    report: Callable[..., Page], two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
     def compare(
-        score_files: Sequence[Path], *, fars: Sequence[float], p_target: float
-    ) -> Sequence[Mapping[str, Difference | Mapping[str, Difference]]]:
+        score_files: Sequence[Path], *, fars: Sequence[float], p_target: float, **bootstrap: Any
+    ) -> SimpleNamespace:
         asked.append((score_files, fars, p_target))
+        assert bootstrap == {"utt2spk": None, "replicates": 200, "seed": 1}
         eer, tar = Difference(-0.012, -0.02, -0.004, 0.0004), Difference(0.05, -0.01, 0.11, 0.0312)
-        return [{"eer": eer, "tar_at_far": {"0.01": tar, "0.001": tar}}, {"min_dcf": {"0.01": tar}}]
+        differences = [{"eer": eer, "tar_at_far": {"0.01": tar, "0.001": tar}}, {"min_dcf": {"0.01": tar}}]
+        return SimpleNamespace(differences=differences)
 
     bare, third = _make_run(tmp_path / "bare"), _make_run(tmp_path / "third")
     (bare / "scores" / "vox1_O.kaldi.score").unlink()
-    page = report(bare, *two, third, compare=compare)
+    monkeypatch.setattr("wespeaker.report.page.compare_scores", compare)
+    page = report(bare, *two, third, replicates=200, seed=1)
     assert asked == [([run / "scores" / "vox1_O.kaldi.score" for run in (*two, third)], [0.01, 0.001], 0.01)]
     rows = page.tables["Difference to arc on the same trials, with interval and p-value"]
     assert rows[0] == ["system", "EER %", "minDCF(0.01)", "TAR % at FAR 1 %"]
