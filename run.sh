@@ -201,7 +201,7 @@ check_counts() { # PREFIX: whether every list has as many scores of this kind as
 
 if begin 5 "scores"; then
   python tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
-    "${mean_args[@]}" "${table_args[@]}"
+    --target_far "${far[@]}" "${mean_args[@]}" "${table_args[@]}"
 fi
 
 if [ -z "$top_n" ] && [ "$stop_stage" -ge 6 ]; then

@@ -83,7 +83,7 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
     assert "actDCF" in done.stdout
     cali = {f"cali_vox2_dev_asnorm6_{name}" for name in ("all.kaldi.score", "effect.json")}
     for prefix in ("vox2_dev_asnorm6_", "cali_vox2_dev_asnorm6_"):
-        cali |= {prefix + name for name in ("det.png", "results.json", "results.txt")}
+        cali |= {prefix + name for name in ("det.png", "det.svg", "results.json", "results.txt")}
     cali.add("vox2_dev_asnorm6_threshold.json")
     cali |= {f"calibration/{name}" for name in ("vox2_dev_asnorm6.json", "vox2_cali.kaldi")}
     cali |= {"calibration/vox2_dev_asnorm6_vox2_cali.kaldi.score", "vox2_dev_asnorm6_all.kaldi.score"}
