@@ -214,7 +214,7 @@ cohort_args=(
   --method "$score_norm_method" --top_n "$top_n"
 )
 normalised=${train_set}_$score_norm_method
-[ "$score_norm_method" = snorm ] || normalised+=$top_n
+[ "$score_norm_method" = snorm ] || normalised=$normalised$top_n
 
 if begin 6 "scores normalised by $score_norm_method"; then
   python tools/score_norm.py --scores "${score_files[@]/#/$scores/}" \
