@@ -14,7 +14,6 @@ those that the bound leaves are packed first, and the steps look at nothing else
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from wespeaker.losses import normalizer
 from wespeaker.losses.collect import CHUNK_CLASSES, columns
-from wespeaker.losses.cosines import inverse_norms
+from wespeaker.losses.cosines import inverse_norms, scaled_directions, working_dtype
+from wespeaker.losses.margins import Place, placed
 from wespeaker.losses.screening import nonzero
 
 # Classes of a tile: what is made of one tile's logits stays in the cache (0.5 MB each at B = 128).
@@ -50,7 +50,7 @@ def buffered_divergence(
     embeddings: Tensor,
     prototypes: Tensor,
     labels: Tensor,
-    place: Callable[[Tensor], tuple[Tensor | None, Tensor | None]],
+    place: Place,
     *,
     alpha: float,
     scale: float,
@@ -61,20 +61,12 @@ def buffered_divergence(
     """
     if not 1.0 <= alpha <= 2.0:
         raise ValueError(f"the buffered form needs alpha in [1, 2]; found {alpha}")
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
-    embeddings = embeddings.to(dtype)  # once, so that the two parts of the gradient are added before they are rounded
+    # Once, so that the two parts of the gradient are added before they are rounded.
+    embeddings = embeddings.to(working_dtype(embeddings, prototypes))
     own, prototypes = _Own.apply(embeddings, prototypes, labels, scale)
-    target, log_q = place(own / scale)
-    target = own if target is None else target
-    log_q = torch.zeros_like(own) if log_q is None else log_q
+    target, log_q = placed(place, own, scale)
     b = alpha - 1.0 if alpha - 1.0 >= normalizer.KL_BELOW else 0.0
     return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, b, scale))
-
-
-def _directions(embeddings: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return s e/‖e‖ (B, D) and 1/‖e‖ (B,)."""
-    inverse = inverse_norms(embeddings)
-    return embeddings * (scale * inverse).unsqueeze(1), inverse
 
 
 class _Own(torch.autograd.Function):
@@ -88,7 +80,7 @@ class _Own(torch.autograd.Function):
     def forward(
         ctx: Any, embeddings: Tensor, prototypes: Tensor, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        directions, inverse_e = _directions(embeddings, scale)
+        directions, inverse_e = scaled_directions(embeddings, scale)
         ours = prototypes.index_select(0, labels).to(directions.dtype)
         inverse_w = inverse_norms(ours)
         own = torch.linalg.vecdot(directions, ours) * inverse_w
@@ -128,7 +120,7 @@ class _Loss(torch.autograd.Function):
         b: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        directions, inverse_e = _directions(embeddings, scale)
+        directions, inverse_e = scaled_directions(embeddings, scale)
         own = _OwnClass(target.double(), log_q.double(), b)
         tiles = _Tiles(directions.new_empty(len(prototypes), len(labels)), b)
         inverse_w, correct, tau = _write(tiles, prototypes, directions, labels, own)

@@ -10,11 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def working_dtype(embeddings: Tensor, prototypes: Tensor) -> torch.dtype:
+    """Return what a head computes in: float32, or float64 where either is."""
+    return torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+
+
 def inverse_norms(x: Tensor) -> Tensor:
     """Return 1/‖x‖ of each row of x (N, D), 0 for one shorter than 1e-12, which has no direction, NaN for infinity."""
     norm = torch.linalg.vector_norm(x, dim=1)
     norm.masked_fill_(norm == math.inf, math.nan)
     return norm.reciprocal().masked_fill_(norm < 1e-12, 0.0)
+
+
+def scaled_directions(embeddings: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return s e/‖e‖ (B, D) and 1/‖e‖ (B,) of embeddings (B, D)."""
+    inverse = inverse_norms(embeddings)
+    return embeddings * (scale * inverse).unsqueeze(1), inverse
 
 
 def scaled_cosines(embeddings: Tensor, prototypes: Tensor, scale: float) -> Tensor:
@@ -28,7 +39,7 @@ def scaled_cosines(embeddings: Tensor, prototypes: Tensor, scale: float) -> Tens
         prototypes: (C, D).
         scale: s.
     """
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+    dtype = working_dtype(embeddings, prototypes)
     embeddings, prototypes = embeddings.to(dtype), prototypes.to(dtype)
     directions = embeddings * (scale * _InverseNorm.apply(embeddings)).unsqueeze(1)
     # Dividing the columns of the product spares a normalised copy of the prototypes and its gradient.

@@ -59,7 +59,37 @@ class HeadOutput:
     scanned: int
 
 
-class MarginHead(nn.Module):
+class Head(nn.Module):
+    """What every head has for a training loop: `weight`, `margin` and the calls of schedule and epoch."""
+
+    weight: nn.Parameter
+    place: str  # where the margin acts, see `MarginHead`
+    margin = 0.0
+
+    def update(self, margin: float) -> None:
+        """Set the margin; ValueError where `validate_projection_args` would refuse it."""
+        if problem := bad_margin(margin, self.place):
+            raise ValueError(problem)
+        self.margin = float(margin)
+
+    def zero_loss_gap(self, margin: float | None = None) -> float:
+        """Return the gap of cosines from which a sample's loss is exactly 0, at a margin (None: the present one).
+
+        inf, which is the default, for a loss that is never exactly 0.
+        """
+        return math.inf
+
+    def start_epoch(self, epoch: int) -> Tensor:
+        """Do what is done once an epoch: call it before the first batch of every epoch, counted from 1.
+
+        Returns:
+            The rows of `weight` that were re-initialised (n,) int64, mostly none; the optimiser's momentum of these
+            rows is stale, see `forget_momentum`.
+        """
+        return torch.empty(0, dtype=torch.int64, device=self.weight.device)
+
+
+class MarginHead(Head):
     """A margin on the label's cosine × an α-divergence over the classes; `weight` (C, D) holds the prototypes.
 
     Computes in float32 or finer, also under autocast. `update` sets the margin, as a schedule does in training.
@@ -118,12 +148,6 @@ class MarginHead(nn.Module):
         if form == "stream" and not self.streamable:
             raise ValueError("form 'stream' is not for margins that change other classes or lift the target's logit")
 
-    def update(self, margin: float) -> None:
-        """Set the margin; ValueError where `validate_projection_args` would refuse it."""
-        if problem := bad_margin(margin, self.place):
-            raise ValueError(problem)
-        self.margin = float(margin)
-
     def zero_loss_gap(self, margin: float | None = None) -> float:
         """Return the gap of cosines from which a sample's loss is exactly 0, at a margin (None: the present one).
 
@@ -134,17 +158,12 @@ class MarginHead(nn.Module):
         return zero_loss_gap(self.alpha, self.scale, (self.margin if margin is None else margin) if in_prior else 0.0)
 
     def start_epoch(self, epoch: int) -> Tensor:
-        """Do what is done once an epoch: call it before the first batch of every epoch, counted from 1.
-
-        Returns:
-            The rows of `weight` that were re-initialised (n,) int64, mostly none; the optimiser's momentum of these
-            rows is stale, see `forget_momentum`.
-        """
+        """Renew the margins of classes (KappaFace) and turn prototypes (A3M) where they are due; see `Head`."""
         if isinstance(self.adapt, KappaMargin):
             self.adapt.start_epoch(epoch)
         if self.reinit is not None:
             return self.reinit.start_epoch(epoch, self.weight)
-        return _no_rows(self.weight)
+        return super().start_epoch(epoch)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
@@ -248,7 +267,7 @@ class MarginHead(nn.Module):
         )
 
 
-class BinaryHead(nn.Module):
+class BinaryHead(Head):
     """A yes-or-no question for each class: SphereFace2 or UniFace; `weight` (C, D) and one learnable `bias` ().
 
     `support` is C: no class's share is ever 0. `target_posterior` is the probability of yes for the label.
@@ -258,6 +277,8 @@ class BinaryHead(nn.Module):
         num_classes: C.
         args: complete `projection_args` of "sphereface2" or "uniface".
     """
+
+    place = "binary"
 
     def __init__(self, embed_dim: int, num_classes: int, args: Args) -> None:
         super().__init__()
@@ -273,20 +294,6 @@ class BinaryHead(nn.Module):
             shape = {name: self.keys[name] for name in ("t", "positive_weight")}
             bias = sphereface2_bias(num_classes, scale=self.scale, margin=self.margin, **shape)
         self.bias = nn.Parameter(torch.tensor(bias))
-
-    def update(self, margin: float) -> None:
-        """Set the margin; ValueError where `validate_projection_args` would refuse it."""
-        if problem := bad_margin(margin, "binary"):
-            raise ValueError(problem)
-        self.margin = float(margin)
-
-    def zero_loss_gap(self, margin: float | None = None) -> float:
-        """Return inf: the loss is never exactly 0."""
-        return math.inf
-
-    def start_epoch(self, epoch: int) -> Tensor:
-        """Accept the trainer's call; nothing is done."""
-        return _no_rows(self.weight)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
@@ -304,7 +311,7 @@ class BinaryHead(nn.Module):
         return f"{embed_dim}, {num_classes}, {name}, scale={self.scale:g}, margin={self.margin:g}"
 
 
-class SoftmaxHead(nn.Module):
+class SoftmaxHead(Head):
     """Plain cross-entropy on W x + b: no cosines, no scale and no margin; `weight` (C, D) and `bias` (C,).
 
     WeSpeaker's softmax projection puts batch normalisation and ReLU before the linear layer, a second
@@ -312,7 +319,7 @@ class SoftmaxHead(nn.Module):
     extraction will see it.
     """
 
-    margin = 0.0
+    place = "none"
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -322,14 +329,6 @@ class SoftmaxHead(nn.Module):
 
     def update(self, margin: float) -> None:
         """Accept the schedule's call; there is no margin to set."""
-
-    def zero_loss_gap(self, margin: float | None = None) -> float:
-        """Return inf: the loss is never exactly 0."""
-        return math.inf
-
-    def start_epoch(self, epoch: int) -> Tensor:
-        """Accept the trainer's call; nothing is done."""
-        return _no_rows(self.weight)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """Compute the loss of embeddings (B, D) and labels (B,) int64 in [0, C); `correct` is of the logits."""
@@ -351,10 +350,6 @@ def _check_batch(embeddings: Tensor, weight: Tensor) -> None:
         raise ValueError(f"embeddings must be (B, {weight.shape[1]}); found {tuple(embeddings.shape)}")
 
 
-def _no_rows(weight: Tensor) -> Tensor:
-    return torch.empty(0, dtype=torch.int64, device=weight.device)
-
-
 def _output(
     per_sample: Tensor, logits: Tensor, labels: Tensor, support: Tensor, target_posterior: Tensor
 ) -> HeadOutput:
@@ -374,9 +369,6 @@ def _output_of(found: Streamed | Buffered, *, path: str, scanned: int) -> HeadOu
     """Return what a form that never shows its logits has found."""
     mean = found.loss.mean()
     return HeadOutput(mean, found.loss, found.correct, found.support, found.target_posterior, path, scanned)
-
-
-Head = MarginHead | BinaryHead | SoftmaxHead
 
 
 def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classes: int) -> Head:

@@ -11,11 +11,22 @@ A margin is one number or one for each sample; where the latter come from is in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 GRADIENTS = ("exact", "straight_through")
+
+# From the label's cosine (B,) to its logit, None for s times the cosine, and the log of its reference measure, None
+# for 0: where a margin is put, as the forms that make no logits matrix are told it.
+Place = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
+
+
+def placed(place: Place, own: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return the label's logit and the log of its reference measure (B,), from its logit without a margin (B,)."""
+    target, log_q = place(own / scale)
+    return own if target is None else target, torch.zeros_like(own) if log_q is None else log_q
 
 
 def cosine_margin(cosine: Tensor, *, margin: float | Tensor) -> Tensor:

@@ -11,7 +11,6 @@ which are two segmented gathers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +19,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from wespeaker.losses.collect import Candidates, by_row, collect, columns, merging_order
-from wespeaker.losses.cosines import inverse_norms
+from wespeaker.losses.cosines import inverse_norms, scaled_directions, working_dtype
 from wespeaker.losses.divergence import alpha_divergence
+from wespeaker.losses.margins import Place, placed
 from wespeaker.losses.screening import SCREENS, fast_bfloat16, nonzero
 
 # Rows of the prototype gradient that get their second term at once: 8 MB at D = 512.
@@ -46,7 +46,7 @@ def stream_divergence(
     embeddings: Tensor,
     prototypes: Tensor,
     labels: Tensor,
-    place: Callable[[Tensor], tuple[Tensor | None, Tensor | None]],
+    place: Place,
     *,
     alpha: float,
     scale: float,
@@ -83,13 +83,12 @@ def stream_divergence(
         raise ValueError(f"screen is one of {known}, weight_grad dense or sparse; found {screen} and {weight_grad}")
     if screen == "auto":
         screen = "bf16" if fast_bfloat16(embeddings.device) else "none"
-    dtype = torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+    dtype = working_dtype(embeddings, prototypes)
     with torch.no_grad():
-        inverse = inverse_norms(embeddings.to(dtype))
-        directions = embeddings.to(dtype) * (scale * inverse).unsqueeze(1)
+        directions, inverse = scaled_directions(embeddings.to(dtype), scale)
         ours = prototypes[labels].to(dtype)
         own = (directions * ours).sum(1) * inverse_norms(ours)
-        target, log_q = _placed(place, own, scale)
+        target, log_q = placed(place, own, scale)
         found = collect(
             directions, prototypes, labels, own,
             target=target, log_q=log_q, alpha=alpha, screen=screen, max_share=max_share,
@@ -101,7 +100,7 @@ def stream_divergence(
         if not bool(found.inverse_norm.isfinite().all()):  # a prototype with NaN, which no comparison would show
             found = found._replace(own=torch.full_like(own, torch.nan))
     own, theta = _Logits.apply(embeddings, prototypes, labels, directions, inverse, found, scale, weight_grad)
-    target, log_q = _placed(place, own, scale)
+    target, log_q = placed(place, own, scale)
     # The label's class has its own column, the first; its logit and prior come apart from the matrix.
     column, width = columns(rows, len(labels))
     matrix = own.new_full((len(labels), width + 1), -torch.inf, dtype=torch.float64)
@@ -109,13 +108,6 @@ def stream_divergence(
     solved = alpha_divergence(matrix, torch.zeros_like(labels), log_q.double(), alpha=alpha, target=target.double())
     p_y = solved.posterior[:, 0].detach().to(dtype)
     return Streamed(solved.loss.to(dtype), solved.support, correct, p_y, found.scanned, found.screened)
-
-
-def _placed(
-    place: Callable[[Tensor], tuple[Tensor | None, Tensor | None]], own: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    target, log_q = place(own / scale)
-    return own if target is None else target, torch.zeros_like(own) if log_q is None else log_q
 
 
 def _correct(found: Candidates, rows: Tensor, labels: Tensor) -> Tensor:
