@@ -10,6 +10,7 @@ from pathlib import Path
 from _cli import CORPORA, Parser, run
 
 from wespeaker.data.custom import SUFFIXES, TEST, TRAIN, prepare_folder, speaker_from_parent, speaker_from_regex
+from wespeaker.data.manifest import MAX_BAD_UTTS
 from wespeaker.errors import InputError
 
 
@@ -32,7 +33,9 @@ def main() -> None:
     parser.add_argument("--rirs", type=Path, help=f"{CORPORA['rirs']}, for training with reverberation")
     parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes that read and decode")
     parser.add_argument("--rate", type=int, default=16000, help="sample rate in Hz that noises and rooms must have")
-    parser.add_argument("--max_bad_utts", type=float, default=0.001, help="share of unreadable files to leave out")
+    parser.add_argument(
+        "--max_bad_utts", type=float, default=MAX_BAD_UTTS, help="share of unreadable files to leave out"
+    )
     args = parser.parse_args()
     if args.spk_from == "regex":
         if args.spk_regex is None or args.spk_level is not None:

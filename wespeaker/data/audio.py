@@ -192,8 +192,12 @@ def read_audio(source: AudioSource, start: int = 0, num_samples: int | None = No
         InputError: the file is missing or damaged, or not one sample lies in the span.
 
     """
-    found = None if source.pcm else _find_pcm16(source)  # which takes a quarter of libsndfile's time
-    pcm = found[0] if found else source.pcm
+    pcm = source.pcm
+    if (
+        pcm is None and source.size is None
+    ):  # of a member of a tar file it is known; a look takes a quarter of sndfile's
+        found = _find_pcm16(source)  # takes a quarter of libsndfile's time
+        pcm = found[0] if found else None
     if pcm is not None:
         wav = _read_pcm16(source, pcm, start, num_samples)
     else:

@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from wespeaker.data.corpora import find_files
-from wespeaker.data.manifest import Utterance, write_manifest
+from wespeaker.data.manifest import MAX_BAD_UTTS, write_manifest
 from wespeaker.data.prepare import (
     CORPORA_FILE,
     DEV_TRIALS,
     collect_utterances,
+    log_counts,
     make_dev_trials,
     make_trials,
     name_corpora,
@@ -94,7 +97,7 @@ def prepare_folder(
     rate: int,
     suffixes: Sequence[str] = SUFFIXES,
     skip_unmatched: bool = False,
-    max_bad_utts: float = 0.001,
+    max_bad_utts: float = MAX_BAD_UTTS,
     num_test_speakers: int = 0,
     utts_per_test_speaker: int = 8,
     seed: int = 42,
@@ -160,7 +163,7 @@ def prepare_folder(
         max_bad_utts=max_bad_utts,
     )
     _check_speakers((utt.spk for utt in utterances), wav_dir, num_test_speakers)  # some files may be left out
-    _log_counts(output_dir, utterances)
+    log_counts(str(output_dir), utterances)
     if num_test_speakers:
         _write_parts(
             output_dir, utterances, num_speakers=num_test_speakers, utts_per_speaker=utts_per_test_speaker, seed=seed
@@ -232,12 +235,11 @@ def _check_speakers(speakers: Iterable[str], wav_dir: Path, num_test_speakers: i
 
 
 def _write_parts(
-    output_dir: Path, utterances: Sequence[Utterance], *, num_speakers: int, utts_per_speaker: int, seed: int
+    output_dir: Path, utterances: UtteranceTable, *, num_speakers: int, utts_per_speaker: int, seed: int
 ) -> None:
     """Write the training set, and the test set with its trials."""
     held_out = _draw_speakers(utterances, num_speakers, seed=seed)
-    test = [utt for utt in utterances if utt.spk in held_out]
-    train = [utt for utt in utterances if utt.spk not in held_out]
+    train, test = utterances.select(~held_out), utterances.select(held_out)
     trials = make_trials(test, seed=seed, num_speakers=num_speakers, utts_per_speaker=utts_per_speaker)
     if not trials.is_target.any() or trials.is_target.all():
         raise InputError(
@@ -246,21 +248,15 @@ def _write_parts(
         )
     for name, part in ((TRAIN, train), (TEST, test)):
         write_manifest(output_dir / name, part)
-        _log_counts(output_dir / name, part)
+        log_counts(str(output_dir / name), part)
     write_kaldi_trials(output_dir / TEST / TRIALS, trials)
     write_kaldi_trials(output_dir / TEST / DEV_TRIALS, make_dev_trials(test, seed=seed))
     num_target = int(trials.is_target.sum())
     logger.info("%s: %d target, %d nontarget trials", TRIALS, num_target, len(trials) - num_target)
 
 
-def _draw_speakers(utterances: Iterable[Utterance], number: int, *, seed: int) -> set[str]:
-    """Draw speakers that have two utterances, each by a number of its own."""
-    utts = Counter(utt.spk for utt in utterances)
-    able = [spk for spk, count in utts.items() if count > 1]
-    return set(sorted(able, key=lambda spk: generator(seed, "test speaker", spk).random())[:number])
-
-
-def _log_counts(folder: Path, utterances: Sequence[Utterance]) -> None:
-    hours = sum(utt.seconds for utt in utterances) / 3600
-    speakers = len({utt.spk for utt in utterances})
-    logger.info("%s: %d utterances of %d speakers, %.2f hours", folder, len(utterances), speakers, hours)
+def _draw_speakers(utterances: UtteranceTable, number: int, *, seed: int) -> np.ndarray:
+    """Draw speakers that have two utterances, each by a number of its own; return which utterances are theirs."""
+    able = np.flatnonzero(np.bincount(utterances.labels) > 1).tolist()
+    draws = sorted(able, key=lambda i: generator(seed, "test speaker", utterances.speakers[i]).random())
+    return np.isin(utterances.labels, draws[:number])

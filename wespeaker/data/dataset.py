@@ -29,7 +29,20 @@ from wespeaker.errors import InputError, listing
 logger = logging.getLogger(__name__)
 
 SPEEDS = (Fraction(1), Fraction(9, 10), Fraction(11, 10))
-READERS = {"raw": read_raw_list, "shard": read_shard_list}
+READERS: dict[str, Callable[[Path, DatasetArgs], UtteranceTable]] = {
+    "raw": lambda path, args: read_raw_list(path),
+    "shard": lambda path, args: read_shard_list(path, max_bad_utts=args.max_bad_utts),
+}
+
+
+def training_speeds(args: DatasetArgs) -> tuple[Fraction, ...]:
+    """Return the speeds that training plays utterances at, each as often."""
+    return SPEEDS if args.speed_perturb else SPEEDS[:1]
+
+
+def count_classes(num_speakers: int, args: DatasetArgs) -> int:
+    """Return how many classes training has: the speakers, times the speeds where each is a speaker of its own."""
+    return num_speakers * (len(training_speeds(args)) if args.speed_as_new_speaker else 1)
 
 
 def make_fbank(args: DatasetArgs) -> Fbank:
@@ -56,7 +69,7 @@ def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> Utteran
         InputError: fewer than two speakers are left.
 
     """
-    utterances = READERS[data_type](path)
+    utterances = READERS[data_type](path, args)
     shortest = shortest_sec(args)
     short = utterances.seconds < shortest
     if np.any(short):
@@ -133,9 +146,9 @@ class TrainingSet(Dataset[Example | InputError]):
     def __init__(self, utterances: UtteranceTable, args: DatasetArgs, augmenter: Augmenter, *, seed: int) -> None:
         self.utterances, self.augmenter, self.seed = utterances, augmenter, seed
         self.speakers = utterances.speakers
-        self.speeds = SPEEDS if args.speed_perturb else SPEEDS[:1]
+        self.speeds = training_speeds(args)
         self._label_step = len(self.speakers) if args.speed_as_new_speaker else 0  # from one speed's class to the next
-        self.num_classes = len(self.speakers) + self._label_step * (len(self.speeds) - 1)
+        self.num_classes = count_classes(len(self.speakers), args)
         self._args = args
         fbank = make_fbank(args)
         self._num_samples = fbank.num_samples(args.num_frms)

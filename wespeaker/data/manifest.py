@@ -19,6 +19,7 @@ from wespeaker.files import replacing, write_lines
 
 logger = logging.getLogger(__name__)
 
+MAX_BAD_UTTS = 0.001  # share of the utterances of a set that may be unreadable, and are left out then
 LENGTHS = "utt2num_samples"  # beside wav.scp: "key samples rate", so that no header is read twice
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from wespeaker.data.audio import AudioSource, audio_length, read_audio
+from wespeaker.data.audio import AudioSource, read_whole
 from wespeaker.errors import InputError
 
 BLOCK_SAMPLES = 1 << 18  # per channel; 1 MiB as float32
@@ -46,9 +46,9 @@ def measure(path: str) -> Measurement:
             found = _measure(_blocks(sound), sound.samplerate, sound.channels, is_cut=_is_cut_wav(path))
             promised = sound.frames
     except soundfile.LibsndfileError:  # damaged, or none of libsndfile's formats: the one reader of all others decides
-        source = AudioSource(path)
-        promised, rate = audio_length(source)
-        found = _measure([read_audio(source)], rate, 1, is_cut=False)
+        wav, rate, channels = read_whole(AudioSource(path))
+        promised = len(wav)
+        found = _measure([wav], rate, channels, is_cut=False)
     if found.num_samples < promised:
         raise InputError(f"{path} is damaged: {found.num_samples} of {promised} samples can be decoded")
     if found.num_samples == 0:

@@ -22,7 +22,7 @@ from wespeaker.data.corpora import (
     noise_root,
     rirs_root,
 )
-from wespeaker.data.manifest import LENGTHS, read_lengths, read_pairs, read_scp, write_manifest
+from wespeaker.data.manifest import LENGTHS, MAX_BAD_UTTS, read_lengths, read_pairs, read_scp, write_manifest
 from wespeaker.data.randomness import generator
 from wespeaker.data.trials import Trials, read_trials, write_kaldi_trials
 from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable
@@ -47,7 +47,7 @@ def prepare_corpora(
     *,
     num_jobs: int,
     rate: int,
-    max_bad_utts: float = 0.001,
+    max_bad_utts: float = MAX_BAD_UTTS,
     seed: int = 42,
 ) -> None:
     """Write ``vox2_dev``, ``vox1``, ``vox2_test`` (if there is one), ``musan`` and ``rirs`` below ``output_dir``.
@@ -83,11 +83,11 @@ def prepare_corpora(
     test_utts = collect(test, output_dir / "vox1", needed={utt for trials in lists.values() for utt in trials.utts})
     for name, trials in lists.items():
         write_kaldi_trials(output_dir / "vox1" / "trials" / f"{name}.kaldi", trials)
-    _log_counts("vox2_dev", train_utts)
-    _log_counts("vox1", test_utts)
+    log_counts("vox2_dev", train_utts)
+    log_counts("vox1", test_utts)
     if dev:
         dev_utts = collect(dev, output_dir / "vox2_test")
-        _log_counts("vox2_test", dev_utts)
+        log_counts("vox2_test", dev_utts)
         write_kaldi_trials(output_dir / "vox2_test" / DEV_TRIALS, make_dev_trials(dev_utts, seed=seed))
     else:
         logger.info("VoxCeleb2's test part is not there; dev trials are of vox1: to watch by, not to choose by")
@@ -246,7 +246,8 @@ def _lengths_of(items: Sequence[tuple[str, str]]) -> list[tuple[str, str, tuple[
     return results
 
 
-def _log_counts(name: str, utterances: UtteranceTable) -> None:
+def log_counts(name: str, utterances: UtteranceTable) -> None:
+    """Log the size of a set, beside the published one if it has the name of a published set."""
     num_utts, num_spks = len(utterances), len(utterances.speakers)
     hours = utterances.seconds.sum() / 3600
     published = PUBLISHED_COUNTS.get(name)
@@ -254,7 +255,7 @@ def _log_counts(name: str, utterances: UtteranceTable) -> None:
     if published is not None:
         same = (num_utts, num_spks) == published
         whole = ", as published" if same else ", published: {:,} of {:,}".format(*published)
-    logger.info("%s: %d utterances of %d speakers%s; %.1f hours", name, num_utts, num_spks, whole, hours)
+    logger.info("%s: %d utterances of %d speakers%s; %.2f hours", name, num_utts, num_spks, whole, hours)
 
 
 def _write_bank(folder: Path, root: Path, files: Iterable[Path], *, rate: int) -> None:

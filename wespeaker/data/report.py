@@ -26,7 +26,7 @@ class TrainingPart:
 
     num_utts: int
     num_spks: int
-    num_classes: int  # speakers times speeds: with speed perturbation each speed is a speaker of its own
+    num_classes: int  # speakers, times speeds where each speed is a speaker of its own
     hours: float
     shortest_sec: float  # shorter utterances are left out
 

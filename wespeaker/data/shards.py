@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from wespeaker.data.audio import AudioSource, read_header
-from wespeaker.data.manifest import read_lines
+from wespeaker.data.manifest import MAX_BAD_UTTS, read_lines
 from wespeaker.data.utterances import ROW, TableBuilder, Texts, Utterance, UtteranceTable, merge_tables
 from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 INDEX_SUFFIX = ".index"
 VERSION = 1
 AUDIO_SUFFIXES = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "wma")  # WeSpeaker's
-MAX_BAD_UTTS = 0.001
 _PLACES, _PLACE_BYTES = 4, 1024  # of a tar file, in its checksum
 _READERS, _READ_AHEAD = 8, 64  # indexes read at a time, which hides the delays of a network disk, and in memory
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wespeaker.config import Config
-from wespeaker.data.dataset import SPEEDS, shortest_sec
+from wespeaker.data.dataset import count_classes, shortest_sec
 from wespeaker.data.manifest import read_pairs, read_scp
 from wespeaker.data.measure import CLIPPED_RUN, Measurement, measure
 from wespeaker.data.report import Finding, Report, TrainingPart
@@ -176,7 +176,7 @@ def _judge_training(utts: _Utterances, config: Config) -> tuple[TrainingPart, li
     part = TrainingPart(
         num_utts=int(is_kept.sum()),
         num_spks=len(speakers),
-        num_classes=len(speakers) * (len(SPEEDS) if args.speed_perturb else 1),
+        num_classes=count_classes(len(speakers), args),
         hours=float(utts.seconds[is_kept].sum()) / 3600,
         shortest_sec=shortest,
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from wespeaker.data.trials import Trials, read_scores
+from wespeaker.data.trials import read_scores
 from wespeaker.errors import InputError, listing
+from wespeaker.eval.fingerprint import trials_sha256
 from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
 
 
@@ -22,7 +23,7 @@ class Scores:
 
     file: Path
     tradeoff: ErrorTradeoff
-    trials_hash: int  # of the set of trials, whatever their order; comparable within one process
+    trials_sha256: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrialList:
     name: str
     num_target: int
     num_nontarget: int
-    trials_hash: int | None  # None: no run left its scores
+    trials_sha256: str | None  # None: no run left its scores
     runs: tuple[Run, ...]
 
     @property
@@ -92,20 +93,20 @@ def trial_lists(runs: Sequence[Run]) -> list[TrialList]:
     lists: list[TrialList] = []
     for run in runs:
         for name, rates in run.rates.items():
-            trials_hash = run.scores[name].trials_hash if name in run.scores else None
-            found = TrialList(name, rates["num_target"], rates["num_nontarget"], trials_hash, (run,))
+            sha256 = run.scores[name].trials_sha256 if name in run.scores else None
+            found = TrialList(name, rates["num_target"], rates["num_nontarget"], sha256, (run,))
             same = next((i for i, known in enumerate(lists) if _same_trials(known, found)), None)
             if same is None:
                 lists.append(found)
                 continue
             known = lists[same]
-            trials_hash = known.trials_hash if trials_hash is None else trials_hash
-            lists[same] = replace(known, trials_hash=trials_hash, runs=(*known.runs, run))
+            sha256 = known.trials_sha256 if sha256 is None else sha256
+            lists[same] = replace(known, trials_sha256=sha256, runs=(*known.runs, run))
     return lists
 
 
 def _same_trials(one: TrialList, other: TrialList) -> bool:
-    hashes = {one.trials_hash, other.trials_hash} - {None}
+    hashes = {one.trials_sha256, other.trials_sha256} - {None}
     return (one.name, one.counts) == (other.name, other.counts) and len(hashes) < 2
 
 
@@ -134,13 +135,7 @@ def _read_scores(file: Path) -> Scores:
         tradeoff = error_tradeoff(scores, trials.is_target, trial_name=trials.name)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    return Scores(file, tradeoff, _hash(trials))
-
-
-def _hash(trials: Trials) -> int:
-    names = [hash(utt) for utt in trials.utts]
-    columns = zip(trials.enroll.tolist(), trials.test.tolist(), trials.is_target.tolist(), strict=True)
-    return sum(hash((names[enroll], names[test], label)) for enroll, test, label in columns)
+    return Scores(file, tradeoff, trials_sha256(trials))
 
 
 def _read_text(path: Path) -> str | None:

@@ -131,6 +131,8 @@ def test_what_training_with_a_config_leaves_out_and_resamples(folder):
     assert (report.training.num_utts, report.training.num_spks) == (8, 3)
     assert report.training.num_classes == 3
     assert folder.validate("dataset_args.speed_perturb=true").training.num_classes == 9
+    one_class_each = ("dataset_args.speed_perturb=true", "dataset_args.speed_as_new_speaker=false")
+    assert folder.validate(*one_class_each).training.num_classes == 3
     assert report.training.shortest_sec == pytest.approx(1.015)
     assert "too_short" not in folder.findings("dataset_args.filter=false")
     assert folder.findings("dataset_args.filter_args.min_num_frames=500")["too_few_speakers"] == ("error", ["(none)"])
