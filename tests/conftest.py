@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -46,6 +47,29 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
     """Write (N,) or (N, channels) floats as 16-bit wav."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype="PCM_16")
+    return path
+
+
+def encode_m4a(samples: np.ndarray, rate: int = RATE) -> bytes:
+    """Return (N,) or (N, 2) floats or 16-bit integers as an m4a file (AAC)."""
+    import av
+
+    if samples.dtype.kind == "f":
+        samples = (samples * 32767).astype(np.int16)
+    layout, file = "mono" if samples.ndim == 1 else "stereo", io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def write_m4a(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    """Write what `encode_m4a` gives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_m4a(samples, rate))
     return path
 
 

@@ -85,7 +85,10 @@ def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> Uttera
 
     table = merge_tables(tables())
     if len(bad) > max_bad_utts * (len(table) + len(bad)):
-        raise InputError(f"{len(bad)} of {len(table) + len(bad)} utterances of {path} are bad: {listing(bad)}")
+        raise InputError(
+            f"{len(bad)} of {len(table) + len(bad)} utterances of {path} are bad: {listing(bad)}; "
+            f"mend them, or allow more with dataset_args.max_bad_utts ({max_bad_utts:g} now)"
+        )
     if bad:
         logger.warning("%s: left out %d bad utterances: %s", path, len(bad), listing(bad))
     return table

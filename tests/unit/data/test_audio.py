@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, write_wav
+from conftest import RATE, write_m4a, write_wav
 
 from wespeaker.data.audio import AudioSource, audio_length, read_audio, read_header, read_whole
 from wespeaker.data.crops import fit_length, read_crop
@@ -115,20 +115,9 @@ def test_crop_positions_reach_both_ends(tmp_path):
     assert set(starts) == set(range(11))
 
 
-def encode_m4a(path, samples):
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
 def test_m4a_is_decoded_as_a_file_and_as_a_member(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
-    encode_m4a(tmp_path / "a.m4a", tone)
+    write_m4a(tmp_path / "a.m4a", tone)
     data = (tmp_path / "a.m4a").read_bytes()
     (tmp_path / "members").write_bytes(b"before" + data + b"after")
     file, member = AudioSource(str(tmp_path / "a.m4a")), AudioSource(str(tmp_path / "members"), 6, len(data))
@@ -141,7 +130,7 @@ def test_m4a_is_decoded_as_a_file_and_as_a_member(tmp_path):
 
 
 def test_damaged_m4a_is_an_error(tmp_path):
-    encode_m4a(tmp_path / "a.m4a", np.zeros(RATE))
+    write_m4a(tmp_path / "a.m4a", np.zeros(RATE))
     data = (tmp_path / "a.m4a").read_bytes()
     (tmp_path / "a.m4a").write_bytes(data[:100])
     with pytest.raises(InputError, match=r"a\.m4a cannot be decoded \("):

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, voice, write_wav
+from conftest import RATE, voice, write_m4a, write_wav
 
 from wespeaker.data.custom import prepare_folder, speaker_from_parent, speaker_from_regex
 from wespeaker.data.manifest import read_manifest, read_pairs
@@ -73,7 +73,7 @@ def test_keys_are_paths_and_all_formats_are_read(tmp_path):
     for name, subtype in (("b.flac", "PCM_16"), ("c.mp3", "MPEG_LAYER_III"), ("d.ogg", "VORBIS"), ("e.opus", "OPUS")):
         container = "OGG" if name == "e.opus" else name[2:].upper()
         soundfile.write(root / "bob" / name, samples, RATE, format=container, subtype=subtype)
-    encode_m4a(root / "ann/a.wav", root / "bob/f.m4a")
+    write_m4a(root / "bob/f.m4a", samples)
     (root / "bob/notes.txt").write_text("no audio")
     utterances = prepare(root, tmp_path / "out")
     assert {utt.key: utt.spk for utt in read_manifest(tmp_path / "out")} == {
@@ -83,16 +83,6 @@ def test_keys_are_paths_and_all_formats_are_read(tmp_path):
     assert all(utt.seconds == pytest.approx(0.2, abs=0.15) for utt in utterances)
     durations = read_pairs(tmp_path / "out" / "utt2dur", "durations")
     assert float(durations["ann/a.wav"]) == pytest.approx(0.2)
-
-
-def encode_m4a(wav, m4a):
-    import av
-
-    with av.open(str(wav)) as source, av.open(str(m4a), "w") as target:
-        stream = target.add_stream("aac", rate=RATE, layout="mono")
-        for frame in source.decode(audio=0):
-            target.mux(stream.encode(frame))
-        target.mux(stream.encode(None))
 
 
 def test_a_held_out_part_with_trials_of_different_sessions(speech, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, voice, write_wav
+from conftest import RATE, voice, write_m4a, write_wav
 
 from wespeaker.data.measure import BLOCK_SAMPLES, measure
 from wespeaker.errors import InputError
@@ -96,3 +96,10 @@ def test_what_is_no_audio_is_named(tmp_path):
     write_wav(tmp_path / "b.wav", np.zeros(0))
     with pytest.raises(InputError, match=r"b\.wav holds no audio \(0 samples\)"):
         measure(str(tmp_path / "b.wav"))
+
+
+def test_what_libsndfile_does_not_know_is_decoded_whole(tmp_path, wav):
+    found = measure(str(write_m4a(tmp_path / "a.m4a", np.stack((wav, wav), axis=1))))
+    assert (found.rate, found.channels) == (RATE, 2)
+    assert found.num_samples == pytest.approx(len(wav), abs=2048)
+    assert found.rms == pytest.approx(np.sqrt(np.mean(wav**2)), rel=0.05)

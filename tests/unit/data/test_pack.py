@@ -8,11 +8,10 @@ import tarfile
 import time
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, ROOT
+from conftest import RATE, ROOT, write_m4a
 
 from wespeaker.data.audio import AudioSource, audio_length, read_audio
 from wespeaker.data.manifest import Utterance, read_manifest, write_manifest
@@ -35,16 +34,6 @@ def utterance(path, spk="s1"):
 def write_audio(path, samples, rate=RATE, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, **options)
-    return path
-
-
-def encode_m4a(path, samples):
-    with av.open(str(path), "w") as target:
-        stream = target.add_stream("aac", rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            target.mux(packet)
     return path
 
 
@@ -91,7 +80,7 @@ def kinds(folder):
             [
                 write_audio(folder / "a.wav", noise(0)),
                 write_audio(folder / "b.flac", noise(1)),
-                encode_m4a(folder / "c.m4a", noise(2)),
+                write_m4a(folder / "c.m4a", noise(2)),
                 write_audio(folder / "d.wav", noise(3, 3001), rate=8000),
                 write_audio(folder / "e.wav", noise(4, channels=2)),
                 write_audio(folder / "f.wav", noise(5) / 32768, subtype="FLOAT"),

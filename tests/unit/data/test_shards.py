@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE
+from conftest import RATE, encode_m4a
 
+from wespeaker.config import DatasetArgs
 from wespeaker.data.audio import read_audio
+from wespeaker.data.dataset import read_training_list
 from wespeaker.data.shards import index_path, load_index, read_shard_list
 from wespeaker.errors import InputError
-
-av = pytest.importorskip("av")
 
 
 def samples_of(number, count=8000):
@@ -27,17 +27,6 @@ def samples_of(number, count=8000):
 def encoded(number, container="WAV", subtype="PCM_16", **options):
     file = io.BytesIO()
     soundfile.write(file, samples_of(number, **options), RATE, format=container, subtype=subtype)
-    return file.getvalue()
-
-
-def m4a(number):
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as target:
-        stream = target.add_stream("aac", rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples_of(number)[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            target.mux(packet)
     return file.getvalue()
 
 
@@ -93,7 +82,7 @@ def test_shards_of_wespeaker_are_indexed_once_and_used_as_they_are(tmp_path):
         ("ogg", encoded(1, "OGG", "VORBIS")),
         ("opus", encoded(1, "OGG", "OPUS")),
         ("mp3", encoded(1, "MP3", "MPEG_LAYER_III")),
-        ("m4a", m4a(1)),
+        ("m4a", encode_m4a(samples_of(1))),
     ],
 )
 def test_every_kind_of_member_of_wespeaker_is_read(tmp_path, caplog, suffix, data):
@@ -175,7 +164,9 @@ def test_links_are_refused(tmp_path):
 
 def test_bad_audio_is_left_out_up_to_a_share_and_named_at_every_start(tmp_path, caplog):
     empty = encoded(1, count=0)
-    path = write_tar(tmp_path / "a.tar", [*pair(0), *pair(1, data=empty), *pair(2, data=b"RIFF no audio"), *pair(3)])
+    path = write_tar(
+        tmp_path / "a.tar", [*pair(0), *pair(1, data=empty), *pair(2, data=b"RIFF no audio"), *pair(3, spk="other")]
+    )
     for _ in range(2):  # without and with the index
         with pytest.raises(InputError, match=r"2 of 4 utterances .* bad: .*00001\.wav\.wav: .* holds no audio"):
             read_shard_list(listed(path))
@@ -183,6 +174,12 @@ def test_bad_audio_is_left_out_up_to_a_share_and_named_at_every_start(tmp_path, 
         assert len(read_shard_list(listed(path), max_bad_utts=0.5)) == 2
         assert "left out 2 bad utterances" in caplog.text
         assert "00002.wav.wav" in caplog.text
+    no_filter = DatasetArgs(filter=False, max_bad_utts=0.5)
+    assert len(read_training_list(listed(path), "shard", no_filter)) == 2
+    with pytest.raises(
+        InputError, match=r"2 of 4 utterances .* bad: .* mend them, or allow more with dataset_args\.max_bad_utts"
+    ):
+        read_training_list(listed(path), "shard", DatasetArgs(filter=False))
 
 
 def test_the_index_of_another_tar_is_named(shard):
