@@ -175,7 +175,7 @@ def prepare_folder(
 def _find_audio(root: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Return path below the root, with slashes, to file."""
     if not root.is_dir():
-        raise InputError(f"--wav_dir {root} is not a folder")
+        raise InputError(f"--wav_dir {root} is not a folder; name the top of the folders with the audio")
     wanted = tuple("." + suffix.lower().lstrip(".") for suffix in suffixes)
     found = {path.relative_to(root).as_posix(): path for path in find_files(root, wanted)}
     if not found:

@@ -154,7 +154,11 @@ def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
     builder = TableBuilder()
     for key, path in paths.items():
         source = AudioSource(_run_pipe(path, folder / "piped") if path.endswith("|") else path)
-        builder.add(Utterance(key, speakers[key], source, lengths.get(key) or audio_length(source)))
+        try:
+            length = lengths.get(key) or audio_length(source)
+        except InputError as error:
+            raise InputError(f"{folder / 'wav.scp'}: {key}: {error}; correct the list, or make it again") from error
+        builder.add(Utterance(key, speakers[key], source, length))
     return builder.table()
 
 

@@ -157,7 +157,7 @@ def _json_object(text: str, where: object) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from None
+        raise InputError(f"{where} is not valid JSON: {error}; make it again, or remove it") from None
     if not isinstance(value, dict):
         raise InputError(f"{where} must hold a JSON object, found {type(value).__name__}")
     return value
