@@ -21,6 +21,7 @@ from wespeaker.losses.margins import (
 from wespeaker.losses.prototypes import forget_momentum
 from wespeaker.losses.registry import PROJECT_TYPES, ProjectType, check_margin, validate_projection_args
 from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
+from wespeaker.losses.shards import Shards
 
 __all__ = [
     "PROJECT_TYPES",
@@ -31,6 +32,7 @@ __all__ = [
     "MarginHead",
     "ProjectType",
     "RowSparseSGD",
+    "Shards",
     "SoftmaxHead",
     "adaface_margin",
     "alpha_divergence",

@@ -1,8 +1,9 @@
 """Margins that follow the sample, the class or the training: small modules whose state is in the state_dict.
 
-`margin(embeddings, cosine, labels, margin)` gives one margin a sample (B,) from the margin that the schedule set;
-`negatives(theta, labels, scale=, margin=)` gives the logits of the other classes. State changes in training mode
-only, and from the batches of all processes, so that every process has the same.
+`margin(embeddings, cosine, labels, margin)` gives one margin a sample (B,) of this process from the margin that the
+schedule set; `negatives(theta, own, here, shards, rows, scale=, margin=)` gives the logits of the other classes, those
+of this process for everyone's samples. State changes in training mode only, and from the batches of all processes, so
+that every process has the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from wespeaker.losses.margins import curricular_negatives, inter_topk_penalty
 from wespeaker.losses.prototypes import ClassSums
-from wespeaker.losses.ranks import rank, rows_of_all_ranks, world_size
+from wespeaker.losses.shards import RankRows, Shards, rank, rows_of_all_ranks, sizes_of_all_ranks
 
 PLUS = ("none", "rank", "official")
 
@@ -138,9 +139,10 @@ class ElasticMargin(nn.Module):
     def _draw(self, count: int) -> Tensor:
         generator = torch.Generator()
         generator.set_state(self.generator_state.cpu())
-        drawn = torch.randn(world_size(), count, generator=generator, dtype=torch.float64)
+        sizes = sizes_of_all_ranks(count, self.generator_state.device)
+        drawn = torch.randn(sum(sizes), generator=generator, dtype=torch.float64)
         self.generator_state.copy_(generator.get_state())
-        return drawn[rank()]
+        return drawn.split(sizes)[rank()]
 
 
 class KappaMargin(nn.Module):
@@ -156,7 +158,7 @@ class KappaMargin(nn.Module):
     sample has κ = ∞. Classes that were not seen count with κ of the average.
 
     Args:
-        num_classes: C.
+        shards: the classes of this process.
         embed_dim: D.
         temperature: T.
         gamma: γ in [0, 1].
@@ -165,18 +167,19 @@ class KappaMargin(nn.Module):
     Source: KappaFace (Oinar et al., 2023).
     """
 
+    SHARDED = ("mean",)
     psi: Tensor
     mean: Tensor
     known: Tensor
     epoch: Tensor
 
-    def __init__(self, num_classes: int, embed_dim: int, *, temperature: float, gamma: float, memory: float) -> None:
+    def __init__(self, shards: Shards, embed_dim: int, *, temperature: float, gamma: float, memory: float) -> None:
         super().__init__()
         self.temperature, self.gamma, self.memory = temperature, gamma, memory
-        self.classes = ClassSums(num_classes, embed_dim)
-        self.register_buffer("psi", torch.ones(num_classes))
-        self.register_buffer("mean", torch.zeros(num_classes, embed_dim))
-        self.register_buffer("known", torch.zeros(num_classes, dtype=torch.bool))
+        self.classes = ClassSums(shards, embed_dim)
+        self.register_buffer("psi", torch.ones(shards.num_classes))
+        self.register_buffer("mean", torch.zeros(shards.size, embed_dim))
+        self.register_buffer("known", torch.zeros(shards.num_classes, dtype=torch.bool))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -191,17 +194,17 @@ class KappaMargin(nn.Module):
         """Compute ψ from what was seen in the epoch before. Harmless if repeated."""
         counts = self.classes.counts
         if epoch != int(self.epoch) and bool(counts.any()):
-            seen = counts > 0
-            newest = self.classes.sums / counts.clamp(min=1.0).unsqueeze(1)
-            moved = torch.where(self.known.unsqueeze(1), newest.lerp(self.mean, self.memory), newest)
-            self.mean.copy_(torch.where(seen.unsqueeze(1), moved, self.mean))
+            seen, here = counts > 0, self.classes.here
+            newest = self.classes.sums / counts[here].clamp(min=1.0).unsqueeze(1)
+            moved = torch.where(self.known[here].unsqueeze(1), newest.lerp(self.mean, self.memory), newest)
+            self.mean.copy_(torch.where(seen[here].unsqueeze(1), moved, self.mean))
             self.known |= seen
             self.psi.copy_(self._psi(counts))
             self.classes.clear()
         self.epoch.fill_(epoch)
 
     def _psi(self, counts: Tensor) -> Tensor:
-        r = self.mean.norm(dim=1).clamp(max=0.999)
+        r = self.classes.shards.gather(self.mean.norm(dim=1)).clamp(max=0.999)
         kappa = r * (self.mean.shape[1] - r.square()) / (1.0 - r.square())
         kappa = torch.where(self.known, kappa, kappa[self.known].mean())
         std = kappa[self.known].std(correction=0)
@@ -230,15 +233,17 @@ class Curriculum(nn.Module):
         self.t_weight = t_weight
         self.register_buffer("t", torch.zeros(()))
 
-    def forward(self, theta: Tensor, labels: Tensor, *, scale: float, margin: float) -> Tensor:
+    def forward(
+        self, theta: Tensor, own: Tensor, here: Tensor, shards: Shards, rows: RankRows, *, scale: float, margin: float
+    ) -> Tensor:
         """Return the logits (B, C) of which the labels' are unchanged."""
-        cosines = theta / scale
+        cosines, target = theta / scale, own.detach() / scale
         if self.training:
-            target = rows_of_all_ranks(cosines.gather(1, labels.unsqueeze(1)).squeeze(1)).to(self.t.dtype)
-            mean = target.nanmean().clamp(-1.0, 1.0)
+            of_all = rows_of_all_ranks(target[rows.mine_at]).to(self.t.dtype)
+            mean = of_all.nanmean().clamp(-1.0, 1.0)
             self.t.copy_(torch.where(mean.isfinite(), self.t.lerp(mean, self.t_weight), self.t))
         t = self.t.clone().to(theta.dtype)  # a copy: the next batch changes t, maybe before this one's backward
-        return scale * curricular_negatives(cosines, labels, margin=margin, t=t)
+        return scale * curricular_negatives(cosines, target, here, shards, margin=margin, t=t)
 
 
 class InterTopK(nn.Module):
@@ -254,7 +259,9 @@ class InterTopK(nn.Module):
         super().__init__()
         self.mp, self.k_top, self.final_margin = mp, k_top, margin
 
-    def forward(self, theta: Tensor, labels: Tensor, *, scale: float, margin: float) -> Tensor:
+    def forward(
+        self, theta: Tensor, own: Tensor, here: Tensor, shards: Shards, rows: RankRows, *, scale: float, margin: float
+    ) -> Tensor:
         """Return the logits (B, C) of which the labels' are unchanged."""
         mp = self.mp * margin / self.final_margin if self.final_margin else self.mp
-        return scale * inter_topk_penalty(theta / scale, labels, margin=mp, k_top=self.k_top)
+        return scale * inter_topk_penalty(theta / scale, here, shards, margin=mp, k_top=self.k_top)

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
-from wespeaker.losses.divergence import at_label
+from wespeaker.losses.shards import Shards, common, total
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -17,8 +17,10 @@ def softplus(x: Tensor) -> Tensor:
 
 def sphereface2_loss(
     cosines: Tensor,
-    labels: Tensor,
+    own: Tensor,
+    here: Tensor,
     bias: Tensor,
+    shards: Shards,
     *,
     scale: float,
     margin: float,
@@ -33,9 +35,11 @@ def sphereface2_loss(
     same.) The gradient is exact.
 
     Args:
-        cosines: (B, C).
-        labels: (B,) int64.
+        cosines: (B, C) of the classes of this process.
+        own: (B,) of the labels.
+        here: (B,) int64, where among the classes the labels are, -1 for another process's.
         bias: b, a scalar tensor; gets a gradient.
+        shards: how the classes are split.
         scale: r.
         margin: m.
         t: the exponent, at least 1.
@@ -44,11 +48,14 @@ def sphereface2_loss(
 
     Source: SphereFace2 (Wen et al., 2022), the form with margins C.
     """
-    similarity = 2.0 * (0.5 * (cosines + 1.0)).clamp(min=0.0).pow(t) - 1.0
-    own = scale * (at_label(similarity, labels) - margin) + bias
-    others = _leave_out(scale * (similarity + margin) + bias, labels)
-    loss = positive_weight * softplus(-own) + (1.0 - positive_weight) * softplus(others).sum(1)
-    return loss_weight / scale * loss, own.sigmoid()
+
+    def similarity(cosines: Tensor) -> Tensor:
+        return 2.0 * (0.5 * (cosines + 1.0)).clamp(min=0.0).pow(t) - 1.0
+
+    yes = scale * (similarity(own) - margin) + bias
+    no = softplus(shards.put(scale * (similarity(cosines) + margin) + common(bias, shards), here, -math.inf))
+    loss = positive_weight * softplus(-yes) + (1.0 - positive_weight) * total(no.sum(1), shards)
+    return loss_weight / scale * loss, yes.sigmoid()
 
 
 def sphereface2_bias(num_classes: int, *, scale: float, margin: float, t: float, positive_weight: float) -> float:
@@ -66,32 +73,37 @@ def sphereface2_bias(num_classes: int, *, scale: float, margin: float, t: float,
 
 
 def uniface_loss(
-    cosines: Tensor, labels: Tensor, bias: Tensor, *, scale: float, margin: float, negative_weight: float
+    cosines: Tensor,
+    own: Tensor,
+    here: Tensor,
+    bias: Tensor,
+    shards: Shards,
+    *,
+    scale: float,
+    margin: float,
+    negative_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute ln(1 + e^{-f_y}) + λ Σ_{j≠y} ln(1 + e^{f_j}) and the sigmoid of f_y, each (B,).
 
     f_y = s (c_y - m) - b and f_j = s c_j - b, clamped to ±s as the authors do; beyond it the gradient is 0.
 
     Args:
-        cosines: (B, C).
-        labels: (B,) int64.
+        cosines: (B, C) of the classes of this process.
+        own: (B,) of the labels.
+        here: (B,) int64, where among the classes the labels are, -1 for another process's.
         bias: b, a scalar tensor; gets a gradient.
+        shards: how the classes are split.
         scale: s.
         margin: m.
         negative_weight: λ.
 
     Source: UniFace (Zhou et al., 2023), the unified cross-entropy loss with margin.
     """
-    own = (scale * (at_label(cosines, labels) - margin) - bias).clamp(-scale, scale)
-    others = _leave_out((scale * cosines - bias).clamp(-scale, scale), labels)
-    return softplus(-own) + negative_weight * softplus(others).sum(1), own.sigmoid()
+    yes = (scale * (own - margin) - bias).clamp(-scale, scale)
+    no = softplus(shards.put((scale * cosines - common(bias, shards)).clamp(-scale, scale), here, -math.inf))
+    return softplus(-yes) + negative_weight * total(no.sum(1), shards), yes.sigmoid()
 
 
 def uniface_bias(num_classes: int) -> float:
     """Return ln(10 C), the authors' start value: nearly all questions have the answer no."""
     return math.log(10.0 * num_classes)
-
-
-def _leave_out(x: Tensor, labels: Tensor) -> Tensor:
-    """Return x with -inf, hence no loss and no gradient, at the labels."""
-    return x.scatter(1, labels.unsqueeze(1), -math.inf)

@@ -9,6 +9,8 @@ above its tangent at any τ_i. So the sum of the chunks' tangents, each at the e
 its root is a lower bound of τ. As an estimate from n classes is off by about 1/√n, and a tangent by the square of
 that, few Newton steps of `normalizer`'s fact 3 are left; the last look finds Σ p = 1. Where few entries are active,
 those that the bound leaves are packed first, and the steps look at nothing else.
+
+Where the classes are split over processes each has a buffer of its own, and the sums go over all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from wespeaker.losses.collect import CHUNK_CLASSES, columns
 from wespeaker.losses.cosines import inverse_norms, scaled_directions, working_dtype
 from wespeaker.losses.margins import Place, placed
 from wespeaker.losses.screening import nonzero
+from wespeaker.losses.shards import RankRows, Shards, total
 
 # Classes of a tile: what is made of one tile's logits stays in the cache (0.5 MB each at B = 128).
 TILE_CLASSES = 1024
@@ -54,6 +57,8 @@ def buffered_divergence(
     *,
     alpha: float,
     scale: float,
+    shards: Shards | None = None,
+    rows: RankRows | None = None,
 ) -> Buffered:
     """Compute the α-divergence loss of scaled cosines for 1 ≤ α ≤ 2; arguments as in `stream_divergence`.
 
@@ -63,14 +68,15 @@ def buffered_divergence(
         raise ValueError(f"the buffered form needs alpha in [1, 2]; found {alpha}")
     # Once, so that the two parts of the gradient are added before they are rounded.
     embeddings = embeddings.to(working_dtype(embeddings, prototypes))
-    own, prototypes = _Own.apply(embeddings, prototypes, labels, scale)
-    target, log_q = placed(place, own, scale)
+    shards = shards or Shards(len(prototypes))
+    own, prototypes = _Own.apply(embeddings, prototypes, shards.here(labels), scale)
+    target, log_q = placed(place, total(own, shards), scale, rows or RankRows([len(labels)], 0))
     b = alpha - 1.0 if alpha - 1.0 >= normalizer.KL_BELOW else 0.0
-    return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, b, scale))
+    return Buffered(*_Loss.apply(embeddings, prototypes, target, log_q, labels, b, scale, shards))
 
 
 class _Own(torch.autograd.Function):
-    """(embeddings, prototypes) to the label's logit (B,) and the prototypes for `_Loss`.
+    """(embeddings, prototypes) to the label's logit (B,), 0 where the label is -1, and the prototypes for `_Loss`.
 
     The prototypes pass through so that their gradient from `_Loss`, (C, D), passes through on its way back and the
     label's part can be added to it in place: autograd would add the two in a third tensor of that size.
@@ -81,8 +87,8 @@ class _Own(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, prototypes: Tensor, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
         directions, inverse_e = scaled_directions(embeddings, scale)
-        ours = prototypes.index_select(0, labels).to(directions.dtype)
-        inverse_w = inverse_norms(ours)
+        ours = prototypes.index_select(0, labels.clamp(min=0)).to(directions.dtype)
+        inverse_w = inverse_norms(ours).where(labels >= 0, 0.0)
         own = torch.linalg.vecdot(directions, ours) * inverse_w
         through = prototypes.view_as(prototypes)
         ctx.save_for_backward(labels, directions, ours * inverse_w.unsqueeze(1), inverse_e, inverse_w, own)
@@ -102,7 +108,8 @@ class _Own(torch.autograd.Function):
         of_embeddings = grad * (ctx.scale * unit - along * directions) * inverse_e.unsqueeze(1)
         if of_prototypes is not None:
             of_ours = grad * (directions - own.unsqueeze(1) * unit) * inverse_w.unsqueeze(1)
-            of_prototypes.index_add_(0, labels, of_ours.to(of_prototypes.dtype))
+            mine = nonzero(labels >= 0)
+            of_prototypes.index_add_(0, labels[mine], of_ours[mine].to(of_prototypes.dtype))
         return of_embeddings, of_prototypes, None, None
 
 
@@ -119,16 +126,17 @@ class _Loss(torch.autograd.Function):
         labels: Tensor,
         b: float,
         scale: float,
+        shards: Shards,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         directions, inverse_e = scaled_directions(embeddings, scale)
         own = _OwnClass(target.double(), log_q.double(), b)
         tiles = _Tiles(directions.new_empty(len(prototypes), len(labels)), b)
-        inverse_w, correct, tau = _write(tiles, prototypes, directions, labels, own)
-        tau, sums = _root(tiles, tau, own)
+        inverse_w, correct, tau = _write(tiles, prototypes, directions, labels, own, shards)
+        tau, sums = _root(tiles, tau, own, shards)
         p_y = own.sums(tau).total / sums.total
         loss = tau - own.theta + (sums.moment - 1.0 + own.cost) / (1.0 + b)  # stationary in τ, as in `divergence`
         loss = torch.where(p_y == 1.0, 0.0, loss.clamp(min=0.0)).to(directions.dtype)  # exactly 0 where p = e_y
-        support = sums.support.nan_to_num().long() if b > 0.0 else torch.full_like(labels, len(prototypes))
+        support = sums.support.nan_to_num().long() if b > 0.0 else torch.full_like(labels, shards.num_classes)
 
         p_y = p_y.to(target.dtype)
         ctx.save_for_backward(prototypes, directions, inverse_e, inverse_w, tiles.buffer, tau, sums.total, p_y, log_q)
@@ -163,7 +171,7 @@ class _Loss(torch.autograd.Function):
         towards -= unit * torch.linalg.vecdot(towards, unit).unsqueeze(1)
         of_embeddings = ctx.scale * towards * inverse_e.unsqueeze(1)
         of_log_q = (p_y.pow(1.0 + ctx.b) - 1.0) * torch.exp(-ctx.b * log_q) / (1.0 + ctx.b) * grads[0]
-        return of_embeddings, of_prototypes, (p_y - 1.0) * grads[0], of_log_q, None, None, None
+        return of_embeddings, of_prototypes, (p_y - 1.0) * grads[0], of_log_q, None, None, None, None
 
 
 class _Sums(NamedTuple):
@@ -299,63 +307,70 @@ def _step(sums: _Sums, b: float) -> Tensor:
 
 
 def _write(
-    tiles: _Tiles, prototypes: Tensor, directions: Tensor, labels: Tensor, own: _OwnClass
+    tiles: _Tiles, prototypes: Tensor, directions: Tensor, labels: Tensor, own: _OwnClass, shards: Shards
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write the logits, -inf for the label's; return 1/‖w‖ (C,), whether the label's logit is the largest (B,), and
     a lower bound of τ (B,) float64."""
     buffer, batch = tiles.buffer, len(labels)
     transposed = (directions * tiles.unit).T.contiguous()
     inverse = directions.new_empty(len(buffer))
-    label_logit = directions.new_empty(batch)
+    label_logit = torch.zeros_like(own.theta)  # 0 where it is another process's
     best = directions.new_full((batch,), -math.inf)
     tau = own.theta - own.cost  # the bound that the label's class gives alone
     height, slope = torch.zeros_like(tau), torch.zeros_like(tau)  # of the tangents: height - slope τ
-    by_label = labels.argsort(stable=True)
+    here = shards.here(labels)
+    by_label = here.argsort(stable=True)
     firsts = range(0, len(buffer), CHUNK_CLASSES)
-    starts = torch.searchsorted(labels[by_label], labels.new_tensor([*firsts, len(buffer)])).tolist()
+    starts = torch.searchsorted(here[by_label], here.new_tensor([*firsts, len(buffer)])).tolist()
     for first, start, end in zip(firsts, starts, starts[1:], strict=False):
         last = min(first + CHUNK_CLASSES, len(buffer))
         block, chunk = buffer[first:last], prototypes[first:last].to(buffer.dtype)
         inverse[first:last] = norms = inverse_norms(chunk)
         torch.mm(chunk, transposed, out=block).mul_(norms.unsqueeze(1))
         mine = by_label[start:end]  # the rows whose label is in this chunk
-        at = (labels[mine] - first, mine)
-        label_logit[mine] = block[at]
+        at = (here[mine] - first, mine)
+        label_logit[mine] = block[at].double()
         block[at] = -math.inf
         top = block.amax(0)
         best = torch.maximum(best, top)
         if first == 0:
-            tau = _estimate(tiles, tau, own)
+            tau = _estimate(tiles, tau, own, shards.num_classes)
         tau = torch.maximum(tau, top.double() / tiles.unit)  # a bound, at which some p is 1 and none overflows
-        sums, label, times = tiles.sums(tau, first, last), own.sums(tau), len(buffer) / last
+        sums, label, times = tiles.sums(tau, first, last), own.sums(tau), shards.num_classes / last
         height += sums.total + sums.slope * tau
         slope += sums.slope
         tau = (times * height + label.total + label.slope * tau - 1.0) / (times * slope + label.slope)
-    tau = torch.maximum(tau, torch.maximum(own.theta - own.cost, best.double() / tiles.unit))
-    return inverse, _correct(buffer, label_logit, best, labels), tau
+    if shards.split:  # the tangents of all, and the label's at what all expect
+        height, slope, label_logit, tau = shards.sum(torch.stack([height, slope, label_logit, tau / shards.world_size]))
+        label = own.sums(tau)
+        tau = (height + label.total + label.slope * tau - 1.0) / (slope + label.slope)
+    overall = shards.max(best)
+    tau = torch.maximum(tau, torch.maximum(own.theta - own.cost, overall.double() / tiles.unit))
+    label_logit = label_logit.to(best.dtype)
+    return inverse, _correct(buffer, label_logit, overall, labels, shards), tau
 
 
-def _estimate(tiles: _Tiles, tau: Tensor, own: _OwnClass) -> Tensor:
+def _estimate(tiles: _Tiles, tau: Tensor, own: _OwnClass, num_classes: int) -> Tensor:
     """Return τ (B,) as it would be if all classes were as those of the first tile, from the bound of own."""
     size = min(TILE_CLASSES, len(tiles.buffer))
     tau = torch.maximum(tau, tiles.buffer[:size].amax(0).double() / tiles.unit)
     for _ in range(MOST_STEPS):
-        sums = _together(tiles.sums(tau, 0, size), own.sums(tau), times=len(tiles.buffer) / size)
+        sums = _together(tiles.sums(tau, 0, size), own.sums(tau), times=num_classes / size)
         tau = tau + _step(sums, tiles.b)
         if not bool((sums.total.log().abs() > LOOSE).any()):
             break
     return tau
 
 
-def _correct(logits: Tensor, own: Tensor, best: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the label's logit is above the others' or the first of equals (B,)."""
-    correct = own >= best
+def _correct(logits: Tensor, own: Tensor, best: Tensor, labels: Tensor, shards: Shards) -> Tensor:
+    """Return whether the label's logit is above the best of the others' or the first of equals (B,)."""
+    beaten = torch.zeros_like(own)  # by an equal one before it
     for row in (own == best).nonzero().flatten().tolist():
-        correct[row] = not bool((logits[: labels[row], row] == own[row]).any())
-    return correct
+        beaten[row] = (logits[: int(shards.before(labels[row])), row] == own[row]).any()
+    return (own >= best) & (shards.max(beaten) == 0.0)
 
 
-def _root(tiles: _Tiles, tau: Tensor, own: _OwnClass) -> tuple[Tensor, _Sums]:
+def _root(tiles: _Tiles, tau: Tensor, own: _OwnClass, shards: Shards) -> tuple[Tensor, _Sums]:
     """Return τ (B,) float64 of eq. 10, from a lower bound of it, and all sums at τ."""
     eps = torch.finfo(tiles.buffer.dtype).eps
     if tiles.few_active(tau):
@@ -363,12 +378,15 @@ def _root(tiles: _Tiles, tau: Tensor, own: _OwnClass) -> tuple[Tensor, _Sums]:
     off = math.inf
     for left in reversed(range(MOST_STEPS)):
         last_look = off < NEAR or left == 0
-        sums = _together(tiles.sums(tau, 0, len(tiles.buffer), moments=last_look), own.sums(tau))
+        others = tiles.sums(tau, 0, len(tiles.buffer), moments=last_look)
+        if shards.split:
+            others = _Sums(*shards.sum(torch.stack(others)))
+        sums = _together(others, own.sums(tau))
         distance = sums.total.log().abs()
         step = _step(sums, tiles.b)
         # τ is rounded where it meets the logits, so Σ p need not come nearer; a NaN row does not ask for more.
         is_open = (distance > 16.0 * eps) & (step.abs() > 2.0 * eps * (tau - tiles.window).abs())
-        if last_look and not bool(is_open.any()):
+        if last_look and not shards.any(is_open):
             break
         off = distance.nan_to_num().amax().item()
         tau = tau + step

@@ -9,6 +9,9 @@ loses nothing: what was dropped has posterior exactly 0 in the full problem. An 
 costs time (more are collected before z has risen), never correctness. The label's class is never dropped: it is
 kept apart, as in `normalizer.Rows`, since a margin may have changed its logit or its prior.
 
+Where the classes are split over processes each collects from its own, and the largest threshold of all is shared after
+the first chunk and before the last pruning: a subset's bound, whoever found it.
+
 The tiles are class-major, (chunk, B): W_chunk Eᵀ was measured 30 % faster than E W_chunkᵀ, and the candidates come
 out sorted by class, the order in which the gradient of the prototypes wants them.
 """
@@ -26,6 +29,7 @@ from wespeaker.losses import normalizer
 from wespeaker.losses.cosines import inverse_norms
 from wespeaker.losses.normalizer import Rows
 from wespeaker.losses.screening import Screen, nonzero
+from wespeaker.losses.shards import Shards
 
 # The first chunk only has to give a good threshold; the rest are as large as fits the cache (1 MB at B = 128).
 SEED_CLASSES = 1024
@@ -40,9 +44,9 @@ class Candidates(NamedTuple):
     """A certified superset of every row's support, the label's class kept apart.
 
     flat: (S,) int64, class · B + row, ascending. theta: (S,) their logits. own: (B,) the label's logit, without
-    margin. inverse_norm: (C,) of the prototypes, 0 for a prototype shorter than 1e-12. scanned: how many entries
-    were above the threshold of their time, before later thresholds dropped most. screened: how many classes went
-    through the low-precision screen.
+    margin, 0 for labels of other processes. inverse_norm: (C,) of the prototypes, 0 for a prototype shorter than
+    1e-12. scanned: how many entries were above the threshold of their time, before later thresholds dropped most.
+    screened: how many classes went through the low-precision screen.
     """
 
     flat: Tensor
@@ -56,8 +60,8 @@ class Candidates(NamedTuple):
 class _Pool:
     """The candidates so far, and the threshold z (B,) float64 that they certify."""
 
-    def __init__(self, target: Tensor, log_q: Tensor, alpha: float, dtype: torch.dtype) -> None:
-        self.target, self.log_q, self.alpha = target, log_q, alpha
+    def __init__(self, target: Tensor, log_q: Tensor, alpha: float, dtype: torch.dtype, shards: Shards) -> None:
+        self.target, self.log_q, self.alpha, self.shards = target, log_q, alpha, shards
         self.dtype = torch.float64 if alpha > 2.0 else dtype
         # Rounding x is the same as moving a logit by as much, and τ moves by no more than the logits do.
         self.slack = 4.0 * normalizer.precision(dtype)
@@ -74,9 +78,15 @@ class _Pool:
     def raise_by(self, rest: Tensor) -> None:
         """Raise the threshold to that of the logits ``rest`` (B, n) of some classes; the label's not among them."""
         rows = Rows(rest.to(self.dtype), None, self.target, self.log_q)
-        start = self.tau if self.alpha <= 2.0 else None
-        root = normalizer.lower_root(rows, self.alpha, start=start, tolerance=LOOSE / (self.alpha - 1.0))
+        # Of what is left here after pruning with another process's threshold, that one is no lower bound.
+        start = self.tau if self.alpha <= 2.0 and not self.shards.split else None
+        root, _ = normalizer.lower_root(rows, self.alpha, start=start, tolerance=LOOSE / (self.alpha - 1.0))
         self.tau = torch.maximum(self.tau, root)
+        self.z = self._threshold()
+
+    def share(self) -> None:
+        """Raise the threshold to the largest of all processes."""
+        self.tau = self.shards.max(self.tau)
         self.z = self._threshold()
 
     def add(self, index: Tensor, theta: Tensor) -> None:
@@ -111,33 +121,36 @@ def collect(
     alpha: float,
     screen: str = "none",
     max_share: float = 1.0,
+    shards: Shards = normalizer.ALONE,
 ) -> Candidates | None:
-    """Find all classes that eq. 10 can give a posterior above 0.
+    """Find all classes of this process that eq. 10 can give a posterior above 0.
 
     Args:
         directions: (B, D) s e/‖e‖, float32 or float64.
         prototypes: (C, D), any float dtype; converted chunk by chunk.
-        labels: (B,) int64.
+        labels: (B,) int64, -1 where the label is another process's.
         own: (B,) the label's logit without its margin.
         target: (B,) the label's logit as the divergence sees it, not above ``own``.
         log_q: (B,) log of the label's reference measure.
         alpha: above 1.
         screen: "none", or "bf16": find the survivors in bfloat16 with a certified error bound.
         max_share: give up where, after the second chunk, more than this share of what was seen is a candidate, or
-            twice as much after the first.
+            twice as much after the first; of what all processes have seen together.
+        shards: how the classes are split.
 
     Returns:
-        The candidates, or None if given up.
+        The candidates, or None if given up, which all processes do or none.
     """
     batch, num_classes = len(labels), len(prototypes)
-    pool = _Pool(target.double(), log_q.double(), alpha, directions.dtype)
+    pool = _Pool(target.double(), log_q.double(), alpha, directions.dtype, shards)
     screener = Screen(directions) if screen == "bf16" else None
     inverse_norm = directions.new_empty(num_classes)
     transposed = directions.T.contiguous()  # (D, B)
     buffer = directions.new_empty(min(CHUNK_CLASSES, num_classes), batch)
-    edges = [0, *range(min(SEED_CLASSES, num_classes), num_classes, CHUNK_CLASSES), num_classes]
+    seed = min(SEED_CLASSES, num_classes)
+    edges = [0, seed, *range(seed + CHUNK_CLASSES, num_classes, CHUNK_CLASSES), num_classes]  # the second may be empty
     by_label = labels.argsort(stable=True)
-    own, ends = own.clone(), torch.searchsorted(labels[by_label], labels.new_tensor(edges)).tolist()
+    own, ends = own.where(labels >= 0, 0.0), torch.searchsorted(labels[by_label], labels.new_tensor(edges)).tolist()
     screened, retry = 0, edges[1]  # the first chunk gives the threshold to screen with
 
     for i in range(len(edges) - 1):
@@ -161,17 +174,26 @@ def collect(
             tile[at] = -math.inf
             if i == 0:
                 pool.raise_by(_block_maxima(tile))
+                pool.share()
             index = nonzero(tile > pool.z.to(tile.dtype))
             theta = tile.view(-1).index_select(0, index)
-        if i == 0 and len(index) > 2.0 * max_share * last * batch:  # its threshold is of the block maxima only
+        # Of the first chunk, twice as much: its threshold is of the block maxima only.
+        if i == 0 and max_share < 1.0 and _share(len(index), last * batch, shards) > 2.0 * max_share:
             return None
         pool.add(index + first * batch, theta)
         if i == 1 and max_share < 1.0:
             pool.prune()
-            if pool.kept > max_share * last * batch:
+            if _share(pool.kept, last * batch, shards) > max_share:
                 return None
+    pool.share()
     pool.prune()
     return Candidates(pool.index[0], pool.theta[0], own, inverse_norm, pool.scanned, screened)
+
+
+def _share(count: int, seen: int, shards: Shards) -> float:
+    """Return the share of the entries that all processes have seen which are candidates."""
+    kept, of = shards.sum(torch.tensor([count, seen], dtype=torch.float64)).tolist() if shards.split else (count, seen)
+    return kept / of
 
 
 def _block_maxima(tile: Tensor) -> Tensor:

@@ -19,16 +19,19 @@ import torch
 from torch import Tensor
 
 from wespeaker.losses import normalizer
-from wespeaker.losses.normalizer import Rows
+from wespeaker.losses.normalizer import ALONE, Rows
+from wespeaker.losses.shards import Shards
 
 
 class AlphaDivergence(NamedTuple):
-    """Loss (B,), posterior (B, C), τ (B,) and the number of classes with non-zero posterior (B,) int64."""
+    """Loss (B,), posterior (B, C), τ (B,), the number of classes with non-zero posterior (B,) int64, the label's
+    posterior (B,)."""
 
     loss: Tensor
     posterior: Tensor
     tau: Tensor
     support: Tensor
+    target_posterior: Tensor
 
 
 def alpha_softargmax(theta: Tensor, log_q: Tensor | None = None, *, alpha: float) -> tuple[Tensor, Tensor]:
@@ -59,7 +62,7 @@ def alpha_softargmax(theta: Tensor, log_q: Tensor | None = None, *, alpha: float
     (tensor([[0.7500, 0.2500, 0.0000]]), tensor([1.2500]))
     """
     _check(theta, None, log_q, None, alpha)
-    posterior, tau, _, _ = _Posterior.apply(_door(theta), None, _door(log_q), None, _kl_or(alpha))
+    posterior, tau, *_ = _Posterior.apply(_door(theta), None, _door(log_q), None, _kl_or(alpha), ALONE)
     return posterior.to(theta.dtype), tau
 
 
@@ -83,11 +86,12 @@ def alpha_divergence_loss(
 
 def alpha_divergence(
     theta: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     log_q: Tensor | None = None,
     *,
     alpha: float,
     target: Tensor | None = None,
+    shards: Shards = ALONE,
 ) -> AlphaDivergence:
     """Compute the α-divergence loss of each row, eq. 5, and what was found on the way.
 
@@ -102,11 +106,14 @@ def alpha_divergence(
         theta: (B, C) logits, any float dtype; -inf and NaN as in `alpha_softargmax`. The loss is inf, with the
             gradient p - e_y, where the label's logit is -inf or another class's +inf. Where the label's is +inf the
             row is NaN: ∞ - ∞ may be anything, and an overflow shall be seen.
-        labels: (B,) int64 in [0, C).
+        labels: (B,) int64 in [0, C); None: theta has the other classes only, and ``target`` the labels'.
         log_q: None for q = 1, (B,) or (B, C).
         alpha: at least 1.
         target: (B,) logits of the label's classes, used instead of theta[i, labels[i]], which then has no
             gradient.
+        shards: how the classes are split over processes; where they are, theta (B, C') has this process's without
+            the labels' (put -inf there), everything (B,) is the same on all, and the result can be differentiated
+            once.
 
     Returns:
         loss (B,) and tau (B,) in float32 or theta's dtype, whichever is finer (float16 would overflow at 65504
@@ -119,14 +126,19 @@ def alpha_divergence(
     Source: Q-Margin paper, eqs. 4-8; the cancelled form of the module's docstring is derived there.
     """
     _check(theta, labels, log_q, target, alpha)
+    if labels is None and target is None:
+        raise ValueError("target must be given where labels are not: it is the label's logit")
+    if shards.split and labels is not None:
+        raise ValueError("where the classes are split over processes, labels must be None and target given")
     alpha = _kl_or(alpha)
     logits, target, log_q = _door(theta), _door(target), _door(log_q)
     assert logits is not None
-    if target is not None and log_q is not None and log_q.ndim == 2:
+    if labels is not None and target is not None and log_q is not None and log_q.ndim == 2:
         logits, target = logits.scatter(1, labels.unsqueeze(1), target.unsqueeze(1).to(logits.dtype)), None
-    posterior, tau, value, support = _Posterior.apply(logits, target, log_q, labels, alpha)
-    loss = _Loss.apply(logits, target, log_q, posterior, value, labels, alpha)
-    return AlphaDivergence(loss, posterior.to(theta.dtype), tau, support)
+    posterior, tau, value, support, own = _Posterior.apply(logits, target, log_q, labels, alpha, shards)
+    loss = _Loss.apply(logits, target, log_q, posterior, own, value, labels, alpha)
+    posterior = posterior.to(theta.dtype)
+    return AlphaDivergence(loss, posterior, tau, support, own if labels is None else at_label(posterior, labels))
 
 
 def _check(theta: Tensor, labels: Tensor | None, log_q: Tensor | None, target: Tensor | None, alpha: float) -> None:
@@ -139,7 +151,8 @@ def _check(theta: Tensor, labels: Tensor | None, log_q: Tensor | None, target: T
         raise ValueError(f"labels must be {rows} int64; found {tuple(labels.shape)} {labels.dtype}")
     if target is not None and target.shape != rows:
         raise ValueError(f"target must be {rows}, one logit a row; found {tuple(target.shape)}")
-    if log_q is not None and log_q.shape != theta.shape and (labels is None or log_q.shape != rows):
+    apart = labels is not None or target is not None  # the label's class is known, hence its log q alone will do
+    if log_q is not None and log_q.shape != theta.shape and not (apart and log_q.shape == rows):
         wanted = f"{tuple(theta.shape)}" if labels is None else f"{rows} or {tuple(theta.shape)}"
         raise ValueError(f"log_q must be {wanted}; found {tuple(log_q.shape)}")
 
@@ -177,19 +190,23 @@ class _Solution(NamedTuple):
     moment: Tensor
 
 
-def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Tensor | None, alpha: float) -> _Problem:
+def _pose(
+    theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Tensor | None, alpha: float, shards: Shards
+) -> _Problem:
     """Take the label's class apart, subtract the row's maximum, drop classes whose posterior is certainly 0."""
     if log_q is not None and log_q.ndim == 2:
         top = theta.amax(1, keepdim=True)
         rest = _below(_fine(theta, alpha), top, labels, overflow=bool((top == math.inf).any()))
         nothing = rest.new_zeros(len(rest), dtype=torch.float64)
         return _Problem(Rows(rest, log_q.to(rest.dtype), nothing - math.inf, nothing), top, None, None, None)
-    if labels is None:
-        own = theta.new_full((len(theta),), -math.inf, dtype=torch.float64)
+    if target is not None:
+        own = target.double()
+    elif labels is not None:
+        own = at_label(theta, labels).double()
     else:
-        own = (theta.gather(1, labels.unsqueeze(1)).squeeze(1) if target is None else target).double()
+        own = theta.new_full((len(theta),), -math.inf, dtype=torch.float64)
     own_log_q = torch.zeros_like(own) if log_q is None else log_q.double()
-    top = torch.maximum(theta.amax(1), own.to(theta.dtype)).unsqueeze(1)
+    top = torch.maximum(shards.max(theta.amax(1)), own.to(theta.dtype)).unsqueeze(1)
     overflow = bool((top == math.inf).any())
     own = own - top.squeeze(1).double()
 
@@ -201,7 +218,11 @@ def _pose(theta: Tensor, target: Tensor | None, log_q: Tensor | None, labels: Te
         rest.scatter_(1, labels.unsqueeze(1), -math.inf)
     elif labels is not None and classes is not None:
         rest.masked_fill_(classes == labels.unsqueeze(1), -math.inf)
-    return _Problem(Rows(rest, None, own, own_log_q), top, classes, labels, start)
+    rows = Rows(rest, None, own, own_log_q, shards)
+    if shards.split and alpha > 1.0:  # the best of all processes' bounds
+        start = rest.amax(1).double() if start is None else torch.maximum(rest.amax(1).double(), start)
+        start = torch.maximum(shards.max(start), own - torch.expm1((1.0 - alpha) * own_log_q) / (alpha - 1.0))
+    return _Problem(rows, top, classes, labels, start)
 
 
 def _below(theta: Tensor, top: Tensor, labels: Tensor | None, *, overflow: bool) -> Tensor:
@@ -226,13 +247,13 @@ def _normalise(problem: _Problem, alpha: float) -> _Solution:
     if alpha == 1.0:
         rest = (rows.rest if rows.log_q is None else rows.rest + rows.log_q).exp()
         own = (rows.own + rows.own_log_q).exp()
-        total = rest.sum(1).double() + own
+        total = rows.shards.sum(rest.sum(1).double()) + own
         tau, moment = total.log(), torch.zeros_like(total)
     else:
         b = alpha - 1.0
         tolerance = normalizer.precision(rows.rest.dtype)
-        tau = normalizer.lower_root(rows, alpha, start=problem.start, tolerance=tolerance)
-        rest, own, total, _, pv = normalizer.mass(rows, tau, b)
+        tau, found = normalizer.lower_root(rows, alpha, start=problem.start, tolerance=tolerance)
+        rest, own, total, _, pv, _ = found or normalizer.mass(rows, tau, b)
         # Σ p x - 1 and not Σ p v: it makes the loss stationary in τ, whose rounding then does not show.
         moment = total - 1.0 + pv
     return _Solution(rest.div_(total.to(rest.dtype).unsqueeze(1)), own / total, tau, moment)
@@ -241,24 +262,23 @@ def _normalise(problem: _Problem, alpha: float) -> _Solution:
 def _spread(problem: _Problem, solution: _Solution, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Put the posterior into theta's shape and dtype; count its non-zero classes (B,)."""
     posterior = solution.rest.to(theta.dtype)
-    support = posterior.sign().sum(1)  # a count in float32 is exact up to 2^24 classes
+    support = problem.rows.shards.sum(posterior.sign().sum(1)) + solution.own.sign()  # exact to 2^24 in float32
     if problem.classes is not None:
         zeros = (0.0 * solution.tau).to(theta.dtype)  # but NaN for a row whose τ is NaN
         posterior = zeros.unsqueeze(1).repeat(1, theta.shape[1]).scatter_(1, problem.classes, posterior)
     if problem.apart is not None:
         own = solution.own.to(theta.dtype)
         posterior.scatter_(1, problem.apart.unsqueeze(1), own.unsqueeze(1))
-        support = support + own.sign()
     return posterior, support.nan_to_num().long()
 
 
-def _value(problem: _Problem, solution: _Solution, labels: Tensor, theta: Tensor, alpha: float) -> Tensor:
+def _value(problem: _Problem, solution: _Solution, labels: Tensor | None, alpha: float) -> Tensor:
     """Return ℓ of the module's docstring, (B,) float64; exactly 0 where p = e_y, where the hinge is flat."""
     rows = problem.rows
-    if problem.apart is not None:
+    if rows.log_q is None:
         theta_y, log_q_y, p_y = rows.own, rows.own_log_q, solution.own
     else:
-        assert rows.log_q is not None
+        assert labels is not None
         theta_y, log_q_y, p_y = (at_label(x, labels).double() for x in (rows.rest, rows.log_q, solution.rest))
     prior = -log_q_y if alpha == 1.0 else torch.expm1((1.0 - alpha) * log_q_y) / (alpha - 1.0)
     loss = solution.tau - theta_y + (solution.moment + prior) / alpha
@@ -274,7 +294,7 @@ def at_label(x: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Posterior(torch.autograd.Function):
-    """(theta, target, log_q, labels, alpha) to (posterior, tau, loss value, support).
+    """(theta, target, log_q, labels, alpha, shards) to (posterior, tau, loss value, support, own posterior).
 
     With h_j = q_j x_j^(r-1) = q_j^b p_j^(1-b) on the support: dp = h (dθ - dτ) + p dlog q and
     dτ = (Σ h dθ + Σ p dlog q) / Σ h. The value is handed over to `_Loss`, which knows its gradient.
@@ -288,28 +308,42 @@ class _Posterior(torch.autograd.Function):
         log_q: Tensor | None,
         labels: Tensor | None,
         alpha: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        problem = _pose(theta, target, log_q, labels, alpha)
+        shards: Shards,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        problem = _pose(theta, target, log_q, labels, alpha, shards)
         solution = _normalise(problem, alpha)
         posterior, support = _spread(problem, solution, theta)
         if alpha == 1.0:
-            support = torch.full_like(support, theta.shape[1])
+            support = torch.full_like(support, shards.num_classes if shards.split else theta.shape[1])
         tau = (solution.tau + problem.top.squeeze(1)).to(theta.dtype)
-        value = torch.zeros_like(tau)
-        if labels is not None:
-            value = _value(problem, solution, labels, theta, alpha).to(theta.dtype)
-        ctx.save_for_backward(posterior, log_q, labels)
-        ctx.alpha, ctx.replaced = alpha, target is not None
+        own, value = solution.own.to(theta.dtype), torch.zeros_like(tau)
+        if labels is not None or target is not None:
+            value = _value(problem, solution, labels, alpha).to(theta.dtype)
+        ctx.save_for_backward(posterior, own, log_q, labels)
+        ctx.alpha, ctx.replaced, ctx.split = alpha, target is not None, shards.split
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(value, support)
-        return posterior, tau, value, support
+        return posterior, tau, value, support, own
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_p, grad_tau = grads[:2]
-        if grad_p is None and grad_tau is None:  # the loss alone was differentiated, once
-            return (None,) * 5
-        posterior, log_q, labels = ctx.saved_tensors
+        grad_p, grad_tau, _, _, grad_own = grads
+        if grad_p is None and grad_tau is None and grad_own is None:  # the loss alone was differentiated, once
+            return (None,) * 6
+        if ctx.split:
+            raise RuntimeError("where the classes are split over processes, the loss can be differentiated once")
+        posterior, own, log_q, labels = ctx.saved_tensors
+        apart = labels is None and ctx.replaced  # then the label's class is put before the others
+        if apart:
+            labels = torch.zeros(len(own), dtype=torch.int64, device=own.device)
+            posterior = torch.cat([own.unsqueeze(1), posterior], dim=1)
+            grad_p = torch.cat(
+                [
+                    (torch.zeros_like(own) if grad_own is None else grad_own).unsqueeze(1),
+                    torch.zeros_like(posterior[:, 1:]) if grad_p is None else grad_p,
+                ],
+                dim=1,
+            )
         h = _response(posterior, log_q, labels, ctx.alpha)
         total = h.sum(1, keepdim=True)
         pull = torch.zeros_like(h) if grad_tau is None else (grad_tau.unsqueeze(1) / total).expand_as(h)
@@ -318,11 +352,11 @@ class _Posterior(torch.autograd.Function):
         grad_theta, grad_target, grad_log_q = h * pull, None, None
         if ctx.replaced:
             grad_target = at_label(grad_theta, labels)
-            grad_theta = grad_theta.scatter(1, labels.unsqueeze(1), 0.0)
+            grad_theta = grad_theta[:, 1:] if apart else grad_theta.scatter(1, labels.unsqueeze(1), 0.0)
         if log_q is not None:
             grad_log_q = posterior * pull
             grad_log_q = grad_log_q if log_q.ndim == 2 else at_label(grad_log_q, labels)
-        return grad_theta, grad_target, grad_log_q, None, None
+        return grad_theta, grad_target, grad_log_q, None, None, None
 
 
 def _response(posterior: Tensor, log_q: Tensor | None, labels: Tensor | None, alpha: float) -> Tensor:
@@ -352,38 +386,43 @@ class _Loss(torch.autograd.Function):
         target: Tensor | None,
         log_q: Tensor | None,
         posterior: Tensor,
+        own: Tensor,
         value: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         alpha: float,
     ) -> Tensor:
-        ctx.save_for_backward(posterior, log_q, labels)
+        ctx.save_for_backward(posterior, own, log_q, labels)
         ctx.alpha, ctx.replaced = alpha, target is not None
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        posterior, log_q, labels = ctx.saved_tensors
-        index = labels.unsqueeze(1)
+        posterior, own, log_q, labels = ctx.saved_tensors
         grad_theta = posterior * grad.unsqueeze(1)
         grad_target = None
+        p_y = own if labels is None else at_label(posterior, labels)
         if ctx.replaced:
-            grad_target = (at_label(posterior, labels) - 1.0) * grad
-            grad_theta = grad_theta.scatter_(1, index, 0.0)
-        else:
-            grad_theta = grad_theta.scatter_add_(1, index, -grad.unsqueeze(1))
+            grad_target = (p_y - 1.0) * grad
+        if labels is not None:
+            index = labels.unsqueeze(1)
+            if ctx.replaced:
+                grad_theta = grad_theta.scatter_(1, index, 0.0)
+            else:
+                grad_theta = grad_theta.scatter_add_(1, index, -grad.unsqueeze(1))
         grad_log_q = None
         if ctx.needs_input_grad[2]:
-            grad_log_q = _prior_gradient(posterior, log_q, labels, ctx.alpha)
+            grad_log_q = _prior_gradient(posterior, p_y, log_q, labels, ctx.alpha)
             grad_log_q = grad_log_q * (grad if log_q.ndim == 1 else grad.unsqueeze(1))
-        return grad_theta, grad_target, grad_log_q, None, None, None, None
+        return grad_theta, grad_target, grad_log_q, None, None, None, None, None
 
 
-def _prior_gradient(posterior: Tensor, log_q: Tensor, labels: Tensor, alpha: float) -> Tensor:
+def _prior_gradient(posterior: Tensor, p_y: Tensor, log_q: Tensor, labels: Tensor | None, alpha: float) -> Tensor:
     """Return ∂ℓ/∂log q_j = (p_j^α - [j=y]) q_j^-b / α, of the shape of log_q."""
     b = alpha - 1.0
     if log_q.ndim == 1:
-        return (at_label(posterior, labels).pow(alpha) - 1.0) * torch.exp(-b * log_q) / alpha
+        return (p_y.pow(alpha) - 1.0) * torch.exp(-b * log_q) / alpha
+    assert labels is not None
     active = posterior > 0.0
     growth = torch.where(active, torch.where(active, posterior, 1.0).log() - log_q, 0.0)
     of_posterior = posterior * torch.exp(b * growth)  # p (p/q)^b, which is 0 and not 0·∞ where q = 0

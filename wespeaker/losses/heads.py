@@ -1,4 +1,8 @@
-"""The classification heads: a margin × a divergence on the cosines of embeddings and class prototypes."""
+"""The classification heads: a margin × a divergence on the cosines of embeddings and class prototypes.
+
+A head holds the prototypes of all classes, or those of this process where the classes are split over processes (see
+`shards`): the same code for both, for one process and many.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +18,23 @@ from torch.nn import functional as F
 
 from wespeaker.losses.adaptive import ElasticMargin, KappaMargin, MagnitudeMargin
 from wespeaker.losses.binary import sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
-from wespeaker.losses.buffered import Buffered, buffered_divergence
-from wespeaker.losses.cosines import scaled_cosines
-from wespeaker.losses.divergence import alpha_divergence, at_label
+from wespeaker.losses.buffered import buffered_divergence
+from wespeaker.losses.cosines import scaled_cosines, working_dtype
+from wespeaker.losses.divergence import alpha_divergence
 from wespeaker.losses.margins import (
+    Place,
     adaface_margin,
     angular_margin,
     cosine_margin,
     log_prior_margin,
     multiplicative_margin,
+    placed,
     zero_loss_gap,
 )
-from wespeaker.losses.prototypes import PrototypeReinit
+from wespeaker.losses.prototypes import PrototypeReinit, init_prototypes
 from wespeaker.losses.registry import PROJECT_TYPES, Args, bad_margin, validate_projection_args
-from wespeaker.losses.stream import Streamed, stream_divergence
+from wespeaker.losses.shards import RankRows, Sampled, Shards, sample, total
+from wespeaker.losses.stream import stream_divergence
 
 # Up to so many classes the operations' start costs more than they do: the autograd form, which has the fewest.
 FEW_CLASSES = 4096
@@ -41,13 +48,13 @@ STREAM_SHARE, LARGEST_SHARE = 0.12, 0.5
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What a head says about a batch.
+    """What a head says about a batch, the rows of this process.
 
     loss: scalar, the mean of per_sample. per_sample: (B,). correct: (B,) bool, the label has the largest
     cosine, with no margin. support: (B,) int64, classes with non-zero posterior, which is C for α = 1.
     target_posterior: (B,) p_y, without gradient; for α > 1 it is often exactly 0 early in training.
-    path: the form that was taken, "dense" or "stream". scanned: candidates collected for the whole batch before
-    later thresholds dropped most; B·C for "dense".
+    path: the form that was taken, "dense" or "stream". scanned: candidates that this process collected among its
+    classes for everyone's rows, before later thresholds dropped most; B·C for "dense".
     """
 
     loss: Tensor
@@ -59,12 +66,75 @@ class HeadOutput:
     scanned: int
 
 
-class Head(nn.Module):
-    """What every head has for a training loop: `weight`, `margin` and the calls of schedule and epoch."""
+class Batch(NamedTuple):
+    """A batch as a head works on it, everyone's rows: embeddings (B, D) in the working dtype and labels (B,).
 
-    weight: nn.Parameter
+    weight: (C', D), the prototypes that take part. shards: whose classes they are. here: (B,) int64, where among them
+    the labels are, -1 for another process's. rows: whose rows are where.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    weight: Tensor
+    shards: Shards
+    here: Tensor
+    rows: RankRows
+
+
+class Head(nn.Module):
+    """What every head has for a training loop: `weight`, `margin` and the calls of schedule and epoch.
+
+    shards: the classes that this process holds. Where they are split over processes, the gradients of a head are those
+    of the mean of all processes' losses, and need no averaging any more; those of the embeddings do, with the rest of
+    the network's (DistributedDataParallel).
+
+    Args:
+        shards: the classes.
+        embed_dim: D.
+        sub_centers: prototypes a class.
+    """
+
+    SHARDED: tuple[str, ...] = ("weight",)
     place: str  # where the margin acts, see `MarginHead`
     margin = 0.0
+    draws: Tensor
+
+    def __init__(self, shards: Shards, embed_dim: int, *, sub_centers: int = 1, sample_rate: float = 1.0) -> None:
+        super().__init__()
+        self.shards, self.sample_rate = shards, sample_rate
+        self.weight = nn.Parameter(torch.empty(shards.size * sub_centers, embed_dim))
+        init_prototypes(self.weight, shards)
+        if sample_rate < 1.0:
+            self.register_buffer("draws", torch.tensor([torch.initial_seed() % 2**62, 0]))  # the seed, and how many
+
+    @property
+    def sharded_names(self) -> frozenset[str]:
+        """The keys of the state_dict whose rows are those of this process's classes; the others' are equal on all."""
+        return frozenset(
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in self.named_modules()
+            for name in getattr(module, "SHARDED", ())
+        )
+
+    def _batch(self, embeddings: Tensor, labels: Tensor) -> Batch:
+        """Bring everyone's rows together, and draw the classes that take part.
+
+        Raises:
+            ValueError: shapes do not fit, or, on all processes alike where there are several, a label is no class.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
+            raise ValueError(f"embeddings must be (B, {self.weight.shape[1]}); found {tuple(embeddings.shape)}")
+        embeddings = embeddings.to(working_dtype(embeddings, self.weight))
+        rows = RankRows.of(self.shards, len(embeddings), embeddings.device)
+        embeddings, labels = rows.spread(embeddings), rows.told(labels)
+        rows.check(labels, self.shards.num_classes)
+        shards, weight = self.shards, cast(Tensor, self.weight)
+        if self.training and self.sample_rate < 1.0:
+            seed, draw = self.draws.tolist()
+            shards = sampled = sample(shards, labels, self.sample_rate, seed=seed, draw=draw + 1)
+            weight = weight.index_select(0, sampled.chosen)
+            self.draws[1] += 1
+        return Batch(embeddings, labels, weight, shards, shards.here(labels), rows)
 
     def update(self, margin: float) -> None:
         """Set the margin; ValueError where `validate_projection_args` would refuse it."""
@@ -95,8 +165,8 @@ class MarginHead(Head):
     Computes in float32 or finer, also under autocast. `update` sets the margin, as a schedule does in training.
 
     Args:
+        shards: the C classes, those that this process holds.
         embed_dim: D.
-        num_classes: C.
         place: "cosine", "angle", "factor" (on the angle), "adaface" or "log_prior".
         alpha: at least 1.
         scale: s.
@@ -108,6 +178,8 @@ class MarginHead(Head):
         reinit: turns prototypes at the start of an epoch.
         sub_centers: K; with more than one, `weight` is (C K, D), the K rows of a class one after another, and the
             class's cosine is the largest of the K (WeSpeaker's layout).
+        sample_rate: below 1, a step of training sees the labels' classes and this share of the others, see
+            `shards.sample`; for alpha 1, whose posteriors are not sparse.
         form: "dense" makes the logits, in one buffer where C is large; "stream" never does and needs alpha above 1;
             "auto" streams where this very batch turns out sparse enough for it to be the faster one (on a CPU; on
             other devices it is "dense", since nothing was timed there). All give the same numbers; with few classes
@@ -118,8 +190,8 @@ class MarginHead(Head):
 
     def __init__(
         self,
+        shards: Shards,
         embed_dim: int,
-        num_classes: int,
         *,
         place: str,
         alpha: float,
@@ -131,18 +203,17 @@ class MarginHead(Head):
         negatives: nn.Module | None = None,
         reinit: PrototypeReinit | None = None,
         sub_centers: int = 1,
+        sample_rate: float = 1.0,
         form: str = "auto",
         screen: str = "auto",
         weight_grad: str = "dense",
     ) -> None:
-        super().__init__()
+        super().__init__(shards, embed_dim, sub_centers=sub_centers, sample_rate=sample_rate)
         self.place, self.alpha, self.scale = place, alpha, scale
         self.easy_margin, self.gradient = easy_margin, gradient
-        self.num_classes, self.sub_centers = num_classes, sub_centers
+        self.sub_centers = sub_centers
         self.form, self.screen, self.weight_grad = form, screen, weight_grad
         self.update(margin)
-        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, embed_dim))
-        nn.init.xavier_uniform_(self.weight)
         self.adapt, self.negatives, self.reinit = adapt, negatives, reinit
         self.streamable = not (sub_centers > 1 or _only_dense(place, adapt, negatives))
         if form == "stream" and not self.streamable:
@@ -166,26 +237,22 @@ class MarginHead(Head):
         return super().start_epoch(epoch)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
-        """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
-        _check_batch(embeddings, self.weight)
+        """Compute the loss of this process's embeddings (B, D) with labels (B,) int64 in [0, C)."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            margin = self._margin(embeddings, labels)
-            if self._may_stream(embeddings) and (streamed := self._stream(embeddings, labels, margin)) is not None:
-                return self._finish(streamed, embeddings, labels)
-            if self.streamable and self.alpha <= 2.0 and self._chooses_by_size(embeddings):
-                return self._finish(self._buffered(embeddings, labels, margin), embeddings, labels)
-            theta = self._logits(embeddings)  # (B, C)
-            target, log_q = self._place_margin(at_label(theta, labels) / self.scale, margin)
-            logits = theta
-            if self.negatives is not None:
-                logits = self.negatives(theta, labels, scale=self.scale, margin=self.margin)
-            found = alpha_divergence(logits, labels, log_q, alpha=self.alpha, target=target)
-            out = _output(found.loss, theta, labels, found.support, at_label(found.posterior, labels))
-            return self._finish(out, embeddings, labels)
+            batch = self._batch(embeddings, labels)
+            place = partial(self._place_margin, margin=self._margin(embeddings, labels, batch))
+            out = self._stream(batch, place) if self._may_stream(embeddings) else None
+            if out is None and self.streamable and self.alpha <= 2.0 and self._chooses_by_size(embeddings):
+                out = self._buffered(batch, place)
+            return self._finish(out or self._dense(batch, place), embeddings, labels)
 
     def _chooses_by_size(self, embeddings: Tensor) -> bool:
-        """Whether there are classes enough for the other forms; they were timed on CPUs and nowhere else."""
-        return embeddings.device.type == "cpu" and len(self.weight) >= FEW_CLASSES
+        """Whether there are classes enough for the other forms, on all processes or none.
+
+        They were timed on CPUs and nowhere else.
+        """
+        a_process = self.shards.num_classes // self.shards.world_size * self.sub_centers
+        return embeddings.device.type == "cpu" and a_process >= FEW_CLASSES
 
     def _may_stream(self, embeddings: Tensor) -> bool:
         if not self.streamable:
@@ -194,41 +261,58 @@ class MarginHead(Head):
             return self._chooses_by_size(embeddings) and self.alpha >= STREAM_ALPHA
         return self.form == "stream"
 
-    def _stream(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput | None:
-        share = min(LARGEST_SHARE, STREAM_SHARE * (len(self.weight) / 18_000) ** 0.6)
+    def _stream(self, batch: Batch, place: Place) -> HeadOutput | None:
+        share = min(LARGEST_SHARE, STREAM_SHARE * (batch.shards.num_classes / 18_000) ** 0.6)
         found = stream_divergence(
-            embeddings,
-            self.weight,
-            labels,
-            partial(self._place_margin, margin=margin),
+            batch.embeddings,
+            batch.weight,
+            batch.labels,
+            place,
             alpha=self.alpha,
             scale=self.scale,
             screen=self.screen,
             weight_grad=self.weight_grad,
             max_share=share if self.form == "auto" else 1.0,
+            shards=batch.shards,
+            rows=batch.rows,
         )
         if found is None:
             return None
-        return _output_of(found, path="stream", scanned=found.scanned)
+        return _output(*found[:4], batch.rows, path="stream", scanned=found.scanned)
 
-    def _buffered(self, embeddings: Tensor, labels: Tensor, margin: float | Tensor) -> HeadOutput:
-        place = partial(self._place_margin, margin=margin)
-        found = buffered_divergence(embeddings, self.weight, labels, place, alpha=self.alpha, scale=self.scale)
-        return _output_of(found, path="dense", scanned=len(labels) * len(self.weight))
+    def _buffered(self, batch: Batch, place: Place) -> HeadOutput:
+        found = buffered_divergence(
+            batch.embeddings,
+            batch.weight,
+            batch.labels,
+            place,
+            alpha=self.alpha,
+            scale=self.scale,
+            shards=batch.shards,
+            rows=batch.rows,
+        )
+        return _output(*found, batch.rows, path="dense", scanned=len(batch.labels) * len(batch.weight))
 
-    def _logits(self, embeddings: Tensor) -> Tensor:
-        theta = scaled_cosines(embeddings, self.weight, self.scale)
+    def _dense(self, batch: Batch, place: Place) -> HeadOutput:
+        _, _, _, shards, here, rows = batch
+        theta = scaled_cosines(batch.embeddings, batch.weight, self.scale)  # (B, C')
         if self.sub_centers > 1:
-            return theta.unflatten(1, (self.num_classes, self.sub_centers)).max(2).values
-        return theta
+            theta = theta.unflatten(1, (-1, self.sub_centers)).max(2).values
+        own = total(shards.at(theta, here), shards)
+        target, log_q = placed(place, own, self.scale, rows)
+        logits = theta
+        if self.negatives is not None:
+            logits = self.negatives(theta, own, here, shards, rows, scale=self.scale, margin=self.margin)
+        return _divergence(batch, theta, own, logits, target, log_q, alpha=self.alpha)
 
-    def _margin(self, embeddings: Tensor, labels: Tensor) -> float | Tensor:
+    def _margin(self, embeddings: Tensor, labels: Tensor, batch: Batch) -> float | Tensor:
         """Return the margin of all samples or of each (B,). Once a batch: it may change what a module remembers."""
         if self.adapt is None:
             return self.margin
         with torch.no_grad():
-            prototypes = self.weight[labels].to(torch.promote_types(embeddings.dtype, torch.float32))
-            cosine = F.cosine_similarity(embeddings.to(prototypes.dtype), prototypes)
+            ours = batch.weight[batch.here.clamp(min=0) * self.sub_centers].to(batch.embeddings.dtype)
+            cosine = F.cosine_similarity(batch.embeddings, ours).where(batch.here >= 0, 0.0)
+            cosine = self.shards.sum(cosine)[batch.rows.mine_at]
         return self.adapt(embeddings, cosine, labels, self.margin)
 
     def _place_margin(
@@ -262,7 +346,7 @@ class MarginHead(Head):
     def extra_repr(self) -> str:
         """Return what `print` shows."""
         return (
-            f"{self.weight.shape[1]}, {self.num_classes}, place={self.place!r}, alpha={self.alpha:g}, "
+            f"{self.weight.shape[1]}, {self.shards.num_classes}, place={self.place!r}, alpha={self.alpha:g}, "
             f"scale={self.scale:g}, margin={self.margin:g}"
         )
 
@@ -273,42 +357,46 @@ class BinaryHead(Head):
     `support` is C: no class's share is ever 0. `target_posterior` is the probability of yes for the label.
 
     Args:
+        shards: the C classes, those that this process holds.
         embed_dim: D.
-        num_classes: C.
         args: complete `projection_args` of "sphereface2" or "uniface".
     """
 
     place = "binary"
 
-    def __init__(self, embed_dim: int, num_classes: int, args: Args) -> None:
-        super().__init__()
+    def __init__(self, shards: Shards, embed_dim: int, args: Args) -> None:
+        super().__init__(shards, embed_dim)
         self.sphereface2 = args["project_type"] == "sphereface2"
         self.scale = args["scale"]
         names = ("t", "positive_weight", "loss_weight") if self.sphereface2 else ("negative_weight",)
         self.keys = {name: args[name] for name in names}
         self.update(args["margin"])
-        self.weight = nn.Parameter(torch.empty(num_classes, embed_dim))
-        nn.init.xavier_uniform_(self.weight)
-        bias = uniface_bias(num_classes)
+        bias = uniface_bias(shards.num_classes)
         if self.sphereface2:
             shape = {name: self.keys[name] for name in ("t", "positive_weight")}
-            bias = sphereface2_bias(num_classes, scale=self.scale, margin=self.margin, **shape)
+            bias = sphereface2_bias(shards.num_classes, scale=self.scale, margin=self.margin, **shape)
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """Compute the loss of embeddings (B, D) with labels (B,) int64 in [0, C)."""
-        _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
-            cosines = scaled_cosines(embeddings, self.weight, 1.0)  # (B, C)
+            batch = self._batch(embeddings, labels)
+            cosines = scaled_cosines(batch.embeddings, batch.weight, 1.0)  # (B, C')
+            own = total(batch.shards.at(cosines, batch.here), batch.shards)
             binary_loss = sphereface2_loss if self.sphereface2 else uniface_loss
-            per_sample, p_y = binary_loss(cosines, labels, self.bias, scale=self.scale, margin=self.margin, **self.keys)
-            return _output(per_sample, cosines, labels, torch.full_like(labels, len(self.weight)), p_y)
+            per_sample, p_y = binary_loss(
+                cosines, own, batch.here, self.bias, batch.shards, scale=self.scale, margin=self.margin, **self.keys
+            )
+            support = torch.full_like(batch.labels, batch.shards.num_classes)
+            correct = _largest(batch, cosines, own)
+            return _output(per_sample, support, correct, p_y, batch.rows, path="dense", scanned=cosines.numel())
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
-        num_classes, embed_dim = self.weight.shape
         name = "sphereface2" if self.sphereface2 else "uniface"
-        return f"{embed_dim}, {num_classes}, {name}, scale={self.scale:g}, margin={self.margin:g}"
+        return (
+            f"{self.weight.shape[1]}, {self.shards.num_classes}, {name}, scale={self.scale:g}, margin={self.margin:g}"
+        )
 
 
 class SoftmaxHead(Head):
@@ -319,25 +407,25 @@ class SoftmaxHead(Head):
     extraction will see it.
     """
 
+    SHARDED = ("weight", "bias")
     place = "none"
 
-    def __init__(self, embed_dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, embed_dim))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
-        nn.init.xavier_uniform_(self.weight)
+    def __init__(self, shards: Shards, embed_dim: int, *, sample_rate: float = 1.0) -> None:
+        super().__init__(shards, embed_dim, sample_rate=sample_rate)
+        self.bias = nn.Parameter(torch.zeros(shards.size))
 
     def update(self, margin: float) -> None:
         """Accept the schedule's call; there is no margin to set."""
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
         """Compute the loss of embeddings (B, D) and labels (B,) int64 in [0, C); `correct` is of the logits."""
-        _check_batch(embeddings, self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.promote_types(embeddings.dtype, self.weight.dtype)
-            logits = F.linear(embeddings.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
-            found = alpha_divergence(logits, labels, alpha=1.0)
-            return _output(found.loss, logits, labels, found.support, at_label(found.posterior, labels))
+            batch = self._batch(embeddings, labels)
+            bias = self.bias[batch.shards.chosen] if isinstance(batch.shards, Sampled) else self.bias
+            dtype = batch.embeddings.dtype
+            logits = F.linear(batch.embeddings, batch.weight.to(dtype), bias.to(dtype))
+            own = total(batch.shards.at(logits, batch.here), batch.shards)
+            return _divergence(batch, logits, own, logits, own, None, alpha=1.0)
 
 
 def _only_dense(place: str, adapt: nn.Module | None, negatives: nn.Module | None) -> bool:
@@ -345,39 +433,58 @@ def _only_dense(place: str, adapt: nn.Module | None, negatives: nn.Module | None
     return negatives is not None or place == "adaface" or isinstance(adapt, ElasticMargin)
 
 
-def _check_batch(embeddings: Tensor, weight: Tensor) -> None:
-    if embeddings.ndim != 2 or embeddings.shape[1] != weight.shape[1]:
-        raise ValueError(f"embeddings must be (B, {weight.shape[1]}); found {tuple(embeddings.shape)}")
-
-
-def _output(
-    per_sample: Tensor, logits: Tensor, labels: Tensor, support: Tensor, target_posterior: Tensor
+def _divergence(
+    batch: Batch, theta: Tensor, own: Tensor, logits: Tensor, target: Tensor, log_q: Tensor | None, *, alpha: float
 ) -> HeadOutput:
-    correct = logits.detach().argmax(1) == labels
-    return HeadOutput(
-        loss=per_sample.mean(),
-        per_sample=per_sample,
-        correct=correct,
-        support=support,
-        target_posterior=target_posterior.detach(),
-        path="dense",
-        scanned=logits.numel(),
+    """Compute the divergence from a matrix of logits (B, C') and the labels' (B,), `theta` and `own` before margins."""
+    if batch.shards.split:
+        others = batch.shards.put(logits, batch.here, -math.inf)
+        found = alpha_divergence(others, None, log_q, alpha=alpha, target=target, shards=batch.shards)
+    else:
+        found = alpha_divergence(logits, batch.here, log_q, alpha=alpha, target=target)
+    correct = _largest(batch, theta, own)
+    return _output(
+        found.loss, found.support, correct, found.target_posterior, batch.rows, path="dense", scanned=theta.numel()
     )
 
 
-def _output_of(found: Streamed | Buffered, *, path: str, scanned: int) -> HeadOutput:
-    """Return what a form that never shows its logits has found."""
-    mean = found.loss.mean()
-    return HeadOutput(mean, found.loss, found.correct, found.support, found.target_posterior, path, scanned)
+def _largest(batch: Batch, theta: Tensor, own: Tensor) -> Tensor:
+    """Return whether the label's logit (B,) is the largest, the first of equals (B,)."""
+    theta, own = theta.detach(), own.detach()
+    if not batch.shards.split:
+        return theta.argmax(1) == batch.here
+    before = torch.arange(theta.shape[1], device=theta.device) < batch.shards.before(batch.labels).unsqueeze(1)
+    beats = (theta > own.unsqueeze(1)) | ((theta == own.unsqueeze(1)) & before)
+    return ~own.isnan() & (batch.shards.max(beats.any(1).to(torch.uint8)) == 0)
 
 
-def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classes: int) -> Head:
+def _output(
+    per_sample: Tensor,
+    support: Tensor,
+    correct: Tensor,
+    target_posterior: Tensor,
+    rows: RankRows,
+    *,
+    path: str,
+    scanned: int,
+) -> HeadOutput:
+    """Take this process's rows of what was found for everyone's."""
+    per_sample = rows.mine(per_sample)
+    at = rows.mine_at
+    p_y = target_posterior.detach()[at]
+    return HeadOutput(per_sample.mean(), per_sample, correct[at], support[at], p_y, path, scanned)
+
+
+def build_head(
+    projection_args: Mapping[str, Any], *, embed_dim: int, num_classes: int, shards: Shards | None = None
+) -> Head:
     """Build the head that `projection_args` of a config names.
 
     Args:
         projection_args: see `validate_projection_args`; `PROJECT_TYPES` lists the types with keys and defaults.
         embed_dim: D.
         num_classes: C.
+        shards: how the C classes are split over processes; None: all are here, on every process.
 
     Raises:
         ValueError: for what `validate_projection_args` refuses, and for sizes below 1.
@@ -388,22 +495,22 @@ def build_head(projection_args: Mapping[str, Any], *, embed_dim: int, num_classe
     args = validate_projection_args(projection_args)
     if embed_dim < 1 or num_classes < 1:
         raise ValueError(f"a head needs embed_dim and num_classes of at least 1; found {embed_dim} and {num_classes}")
-    kind = PROJECT_TYPES[args["project_type"]]
+    kind, shards = PROJECT_TYPES[args["project_type"]], shards or Shards(num_classes)
+    if shards.num_classes != num_classes:
+        raise ValueError(f"shards are of {shards.num_classes} classes, the head is to have {num_classes}")
     if kind.place == "none":
-        return SoftmaxHead(embed_dim, num_classes)
+        return SoftmaxHead(shards, embed_dim, sample_rate=args["sample_rate"])
     if kind.place == "binary":
-        return BinaryHead(embed_dim, num_classes, args)
-    shared = {"easy_margin", "gradient"} & set(args)
+        return BinaryHead(shards, embed_dim, args)
+    shared = {"easy_margin", "gradient", "sample_rate", "screen", "weight_grad"} & set(args)
     return MarginHead(
+        shards,
         embed_dim,
-        num_classes,
         place="log_prior" if args.get("place") == "log_q" else kind.place,
         alpha=args["alpha"] if kind.alpha is None else kind.alpha,
         scale=args["scale"],
         margin=args["margin"],
         form=args["form"],
-        screen=args.get("screen", "auto"),
-        weight_grad=args.get("weight_grad", "dense"),
         **{key: args[key] for key in shared},
-        **kind.parts(args, num_classes, embed_dim),
+        **kind.parts(args, shards, embed_dim),
     )

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wespeaker.losses.shards import RankRows, Shards
+
 GRADIENTS = ("exact", "straight_through")
 
 # From the label's cosine (B,) to its logit, None for s times the cosine, and the log of its reference measure, None
@@ -23,10 +25,24 @@ GRADIENTS = ("exact", "straight_through")
 Place = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
 
 
-def placed(place: Place, own: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return the label's logit and the log of its reference measure (B,), from its logit without a margin (B,)."""
-    target, log_q = place(own / scale)
-    return own if target is None else target, torch.zeros_like(own) if log_q is None else log_q
+def placed(place: Place, own: Tensor, scale: float, rows: RankRows) -> tuple[Tensor, Tensor]:
+    """Return everyone's labels' logits and the logs of their reference measures (B,), from the logits without margin.
+
+    Every process places the margins of its own rows, and tells.
+
+    Args:
+        place: on this process's rows.
+        own: (B,) of everyone's rows.
+        scale: s.
+        rows: whose rows are where.
+    """
+    mine = rows.mine(own)
+    target, log_q = place(mine / scale)
+    both = mine if target is None else target, torch.zeros_like(mine) if log_q is None else log_q
+    if not rows.split:
+        return both
+    target, log_q = rows.told(torch.stack(both, dim=1)).unbind(1)
+    return target, log_q
 
 
 def cosine_margin(cosine: Tensor, *, margin: float | Tensor) -> Tensor:
@@ -169,38 +185,51 @@ def zero_loss_gap(alpha: float, scale: float, margin: float) -> float:
     return math.inf if b == 0.0 else math.exp(b * scale * margin) / (b * scale)
 
 
-def curricular_negatives(cosines: Tensor, labels: Tensor, *, margin: float, t: Tensor) -> Tensor:
+def curricular_negatives(
+    cosines: Tensor, target: Tensor, here: Tensor, shards: Shards, *, margin: float, t: Tensor
+) -> Tensor:
     """Return the cosines with c_j (t + c_j) for the hard negatives, those with c_j > cos(angle_y + m).
 
     Args:
-        cosines: (B, C).
-        labels: (B,) int64; their cosines stay.
+        cosines: (B, C) of the classes of this process.
+        target: (B,) cosines of the labels.
+        here: (B,) int64, where among the classes the labels are, -1 for another process's; their cosines stay.
+        shards: how the classes are split.
         margin: m in radians.
         t: the curriculum's parameter, a scalar tensor; no gradient goes through it.
 
     Source: CurricularFace (Huang et al., 2020).
     """
-    target = cosines.gather(1, labels.unsqueeze(1)).detach()
+    target = target.detach().unsqueeze(1)
     cos_m, sin_m = _cos_sin(margin)
-    hard = (cosines > target * cos_m - _sine(target) * sin_m).scatter(1, labels.unsqueeze(1), False)
+    hard = shards.put(cosines > target * cos_m - _sine(target) * sin_m, here, False)
     return torch.where(hard, cosines * (t + cosines), cosines)
 
 
-def inter_topk_penalty(cosines: Tensor, labels: Tensor, *, margin: float, k_top: int) -> Tensor:
+def inter_topk_penalty(cosines: Tensor, here: Tensor, shards: Shards, *, margin: float, k_top: int) -> Tensor:
     """Return the cosines with cos(angle_j - m') for the k negatives that are nearest to the sample.
 
     cos(angle - m') = -cos((π - angle) + m'), so the penalty is the angular margin seen from the other pole, with
     the same continuation where angle < m'.
 
     Args:
-        cosines: (B, C).
-        labels: (B,) int64; their cosines stay.
+        cosines: (B, C) of the classes of this process.
+        here: (B,) int64, where among the classes the labels are, -1 for another process's; their cosines stay.
+        shards: how the classes are split; the nearest are those of all processes.
         margin: m' in radians.
         k_top: k, at most C - 1 are taken.
 
     Source: Zhao et al., "Multi-query multi-head attention pooling and inter-topK penalty for speaker
     verification" (2022); WeSpeaker's `arc_margin_intertopk_subcenter`.
     """
-    rivals = cosines.detach().scatter(1, labels.unsqueeze(1), -math.inf)
-    nearest = rivals.topk(min(k_top, cosines.shape[1] - 1), dim=1, sorted=False).indices
-    return cosines.scatter(1, nearest, -angular_margin(-cosines.gather(1, nearest), margin=margin))
+    k = min(k_top, shards.num_classes - 1)
+    rivals = shards.put(cosines.detach(), here, -math.inf)
+    near, which = rivals.topk(min(k, rivals.shape[1]), dim=1, sorted=False)
+    if k and shards.split:  # too many by as much as there are processes: the k-th of all decides
+        short = near.new_full((len(near), k - near.shape[1]), -math.inf)
+        last = shards.beside(torch.cat([near, short], dim=1)).topk(k, dim=1).values[:, -1:]
+        is_near = (near >= last) & (near > -math.inf)
+    else:
+        is_near = torch.ones_like(near, dtype=torch.bool)
+    own = cosines.gather(1, which)
+    return cosines.scatter(1, which, torch.where(is_near, -angular_margin(-own, margin=margin), own))

@@ -14,6 +14,10 @@ facts carry the exactness of everything here, with no tuned number of candidates
 The classes fall in two parts: the `rest` with q_j = 1 (or log q_j given for each), a (B, S) matrix, and the
 row's `own` class, the target, whose logit and log q are (B,) vectors in float64. No (B, C) reference measure is
 ever built.
+
+Where the classes are split over processes, `rest` is of this process's and `own` is known to all. Sums and maxima over
+the rest are the only numbers that are exchanged, all processes take the same steps from them, and none can stop alone:
+whether a row still moves travels with the sums of the next look, which at the root is the one that is wanted anyway.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from wespeaker.losses.shards import Shards
 
 # Below this b = α - 1, x^(1/b) is a large power of a number near one: it goes through log1p, which keeps the
 # digits that rounding 1 + v would lose (float32, b = 1e-3: 7e-5 of p lost to that rounding, 1e-7 with log1p).
@@ -34,29 +40,36 @@ KL_BELOW = 1e-6
 FLOAT64_UP_TO = 4096
 # Classes per block of `candidates`: a maximum over 16 strided columns costs one read of the logits.
 BLOCK = 16
+ALONE = Shards(1)  # nothing to exchange
 
 
 class Rows(NamedTuple):
     """One problem a row: the classes of eq. 10, all logits relative to the row's largest.
 
     ``rest`` (B, S) with ``log_q`` (B, S) or None for q = 1; ``own`` and ``own_log_q`` (B,) float64, where
-    own = -inf says that the row has no class apart.
+    own = -inf says that the row has no class apart. ``shards``: how the classes of the rest are split; they have no
+    log_q where they are.
     """
 
     rest: Tensor
     log_q: Tensor | None
     own: Tensor
     own_log_q: Tensor
+    shards: Shards = ALONE
 
 
 class Mass(NamedTuple):
-    """What a value of τ makes of the rows: p of the rest (B, S), of the own class (B,), Σ p, Σ p/x, Σ p·v (B,)."""
+    """What a value of τ makes of the rows: p of the rest (B, S), of the own class (B,), Σ p, Σ p/x, Σ p·v (B,).
+
+    asked: (B,) how many processes asked for this look.
+    """
 
     rest: Tensor
     own: Tensor
     total: Tensor
     slope: Tensor
     moment: Tensor
+    asked: Tensor
 
 
 def excess(theta: Tensor, tau: Tensor, b: float) -> Tensor:
@@ -78,18 +91,25 @@ def powers(v: Tensor, log_q: Tensor | None, b: float) -> Tensor:
     return (log_p if log_q is None else log_p.add_(log_q)).exp_()
 
 
-def mass(rows: Rows, tau: Tensor, b: float) -> Mass:
-    """Evaluate eq. 9 at τ (B,) float64, and the sums that Newton's step and the loss need, (B,) float64."""
+def mass(rows: Rows, tau: Tensor, b: float, asked: Tensor | None = None) -> Mass:
+    """Evaluate eq. 9 at τ (B,) float64, and the sums that Newton's step and the loss need, (B,) float64.
+
+    One sum of [4, B] over the processes. ``asked`` (B,) bool: which rows this process asks it for; None for all.
+    """
     v = excess(rows.rest, tau.to(rows.rest.dtype).unsqueeze(1), b)
     own_v = excess(rows.own, tau, b)
     p, own_p = powers(v, rows.log_q, b), powers(own_v, rows.own_log_q, b)
-    return Mass(
-        rest=p,
-        own=own_p,
-        total=p.sum(1).double() + own_p,  # torch adds in a tree: the sum is as exact as its terms
-        slope=_over(p, v).sum(1).double() + _over(own_p, own_v),
-        moment=torch.mul(p, v).sum(1).double() + own_p * own_v,
+    total, slope, moment, asked = rows.shards.sum(
+        torch.stack(
+            [
+                p.sum(1).double(),  # torch adds in a tree: the sum is as exact as its terms
+                _over(p, v).sum(1).double(),
+                torch.mul(p, v).sum(1).double(),
+                torch.ones_like(tau) if asked is None else asked.double(),
+            ]
+        )
     )
+    return Mass(p, own_p, total + own_p, slope + _over(own_p, own_v), moment + own_p * own_v, asked)
 
 
 def _over(p: Tensor, v: Tensor) -> Tensor:
@@ -100,10 +120,10 @@ def _over(p: Tensor, v: Tensor) -> Tensor:
 def singleton_bound(rows: Rows, b: float) -> Tensor:
     """Return max_j θ_j - (q_j^-b - 1)/b (B,): the best lower bound of τ that single classes give (fact 1)."""
     alone = rows.rest if rows.log_q is None else rows.rest - torch.expm1(-b * rows.log_q) / b
-    return torch.maximum(alone.amax(1).double(), rows.own - torch.expm1(-b * rows.own_log_q) / b)
+    return torch.maximum(rows.shards.max(alone.amax(1).double()), rows.own - torch.expm1(-b * rows.own_log_q) / b)
 
 
-def newton(rows: Rows, tau: Tensor, b: float, *, tolerance: float) -> Tensor:
+def newton(rows: Rows, tau: Tensor, b: float, *, tolerance: float) -> tuple[Tensor, Mass | None]:
     """Step on H = G^b = 1 from a lower bound until no row moves by more than ``tolerance``; for b ≤ 1.
 
     τ ← τ - G expm1(-b ln G) / (b Σ p/x).  Every iterate is again a lower bound (fact 3).
@@ -112,14 +132,21 @@ def newton(rows: Rows, tau: Tensor, b: float, *, tolerance: float) -> Tensor:
     fourfold a step. With f = H - 1 at the singleton bound f·|f'| ≤ b (k Σq)^b, and |f'| ≥ b q_min^b at the
     root, so 4^-n (k Σq)^b q_min^-2b / b bounds the distance to the root after n steps. In practice it takes 3
     to 13.
+
+    Returns:
+        τ, and its mass where several processes had to look at it.
     """
+    moving = torch.ones_like(tau, dtype=torch.bool)
     for _ in range(_newton_steps(rows, b, tolerance)):
-        now = mass(rows, tau, b)
+        now = mass(rows, tau, b, moving)
+        if rows.shards.split and not bool(now.asked.any()):
+            return tau, now
         step = -now.total * torch.expm1(-b * now.total.log()) / (b * now.slope)
         tau = tau + step
-        if not bool((step.abs() > tolerance * (1.0 + tau.abs())).any()):  # a NaN row does not ask for more
+        moving = step.abs() > tolerance * (1.0 + tau.abs())  # a NaN row does not ask for more
+        if not rows.shards.split and not bool(moving.any()):
             break
-    return tau
+    return tau, None
 
 
 def _newton_steps(rows: Rows, b: float, tolerance: float) -> int:
@@ -128,7 +155,7 @@ def _newton_steps(rows: Rows, b: float, tolerance: float) -> int:
         finite = rows.log_q.masked_fill(rows.log_q.isinf(), 0.0)
         spread = torch.maximum(spread, finite.abs().amax().double())
     largest = torch.nan_to_num(spread, nan=0.0, posinf=0.0).item()
-    classes = rows.rest.shape[1] + 1
+    classes = max(rows.rest.shape[1] + 1, rows.shards.num_classes)
     log_reduction = 2 * b * math.log(classes) + 3 * b * largest - math.log(b) - math.log(tolerance)
     return math.ceil(log_reduction / math.log(4.0)) + 1
 
@@ -141,33 +168,38 @@ def bisect(rows: Rows, b: float, *, tolerance: float) -> Tensor:
     """
     low = singleton_bound(rows, b)
     if rows.log_q is None:
-        total_q = rows.own_log_q.exp() + rows.rest.shape[1]
+        total_q = rows.own_log_q.exp() + max(rows.rest.shape[1], rows.shards.num_classes)
     else:
         total_q = rows.own_log_q.exp() + rows.log_q.double().exp().sum(1)
-    top = torch.maximum(rows.rest.amax(1).double(), rows.own)
+    top = torch.maximum(rows.shards.max(rows.rest.amax(1).double()), rows.own)
     high = top - torch.expm1(-b * total_q.log()) / b
-    width = torch.nan_to_num(high - low, nan=0.0, posinf=0.0).amax().item()
-    for _ in range(max(0, math.ceil(math.log2(max(width, tolerance) / tolerance)))):
+    width = torch.nan_to_num(high - low, nan=0.0, posinf=0.0).amax().clamp(min=tolerance)
+    for _ in range(int(rows.shards.max((width / tolerance).log2().ceil()))):
         middle = 0.5 * (low + high)
         above = mass(rows, middle, b).total >= 1.0
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     return low
 
 
-def lower_root(rows: Rows, alpha: float, *, start: Tensor | None = None, tolerance: float) -> Tensor:
-    """Return τ (B,) float64 of eq. 10 to ``tolerance``, from below.
+def lower_root(
+    rows: Rows, alpha: float, *, start: Tensor | None = None, tolerance: float
+) -> tuple[Tensor, Mass | None]:
+    """Return τ (B,) float64 of eq. 10 to ``tolerance``, from below, and maybe its mass, see `newton`.
 
     Args:
         rows: the classes.
         alpha: above 1.
-        start: (B,) a known lower bound of τ; without it the singleton bound.
+        start: (B,) a known lower bound of τ; where the classes are split, the same on all processes, and not below
+            the singleton bound, which is the one without it.
         tolerance: largest distance to the root, in units of logits.
     """
     b = alpha - 1.0
     if alpha > 2.0:
-        return bisect(rows, b, tolerance=tolerance)
-    bound = singleton_bound(rows, b)
-    return newton(rows, bound if start is None else torch.maximum(bound, start), b, tolerance=tolerance)
+        return bisect(rows, b, tolerance=tolerance), None
+    if start is None or not rows.shards.split:
+        bound = singleton_bound(rows, b)
+        start = bound if start is None else torch.maximum(bound, start)
+    return newton(rows, start, b, tolerance=tolerance)
 
 
 def precision(dtype: torch.dtype) -> float:
@@ -206,7 +238,7 @@ def candidates(
         others = theta.gather(1, members).masked_fill_(members == labels.unsqueeze(1), -math.inf)
         largest.scatter_(1, block, others.amax(1, keepdim=True))
     largest.sub_(top)
-    tau = lower_root(Rows(largest, None, own, own_log_q), alpha, tolerance=1e-3)
+    tau, _ = lower_root(Rows(largest, None, own, own_log_q), alpha, tolerance=1e-3)
     window = 1.0 / (alpha - 1.0)
     # Rounding x is the same as moving a logit by as much, and τ moves by no more than the logits do.
     tau = tau - 4.0 * precision(theta.dtype) * (1.0 + window + tau.abs())

@@ -21,6 +21,7 @@ from wespeaker.losses.adaptive import (
 from wespeaker.losses.margins import GRADIENTS
 from wespeaker.losses.prototypes import PrototypeReinit
 from wespeaker.losses.screening import SCREENS
+from wespeaker.losses.shards import Shards
 
 # Keys whose value is a name, and the names.
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -35,7 +36,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 Args = Mapping[str, Any]  # of projection_args, complete
-Parts = Callable[[Args, int, int], dict[str, Any]]  # (args, C, D) to further arguments of MarginHead
+Parts = Callable[[Args, Shards, int], dict[str, Any]]  # (args, classes, D) to further arguments of MarginHead
 
 
 @dataclass(frozen=True)
@@ -61,40 +62,38 @@ def _adaptive(place: str, parts: Parts, /, **defaults: Any) -> ProjectType:
     return _type(place, None, parts=parts, alpha=1.0, scale=64.0, **defaults, place="logit")
 
 
-def _elastic(args: Args, num_classes: int, embed_dim: int) -> dict[str, Any]:
+def _elastic(args: Args, shards: Shards, embed_dim: int) -> dict[str, Any]:
     return {"adapt": ElasticMargin(sigma=args["sigma"], plus=args["plus"])}
 
 
-def _magnitude(args: Args, num_classes: int, embed_dim: int) -> dict[str, Any]:
+def _magnitude(args: Args, shards: Shards, embed_dim: int) -> dict[str, Any]:
     names = ("lower_norm", "upper_norm", "margin", "upper_margin", "norm_weight")
     return {"adapt": MagnitudeMargin(**{name: args[name] for name in names}), "easy_margin": True}
 
 
-def _kappa(args: Args, num_classes: int, embed_dim: int) -> dict[str, Any]:
+def _kappa(args: Args, shards: Shards, embed_dim: int) -> dict[str, Any]:
     names = ("temperature", "gamma", "memory")
-    return {"adapt": KappaMargin(num_classes, embed_dim, **{name: args[name] for name in names})}
+    return {"adapt": KappaMargin(shards, embed_dim, **{name: args[name] for name in names})}
 
 
-def _sub_centers(args: Args, num_classes: int, embed_dim: int) -> dict[str, Any]:
+def _sub_centers(args: Args, shards: Shards, embed_dim: int) -> dict[str, Any]:
     return {
         "sub_centers": args["K"],
         "negatives": InterTopK(mp=args["mp"], k_top=args["k_top"], margin=args["margin"]),
     }
 
 
-def _reinit(args: Args, num_classes: int, embed_dim: int) -> dict[str, Any]:
+def _reinit(args: Args, shards: Shards, embed_dim: int) -> dict[str, Any]:
     return {
-        "reinit": PrototypeReinit(
-            num_classes, embed_dim, epoch=args["reinit_epoch"], zero_share=args["reinit_zero_share"]
-        )
+        "reinit": PrototypeReinit(shards, embed_dim, epoch=args["reinit_epoch"], zero_share=args["reinit_zero_share"])
     }
 
 
 PROJECT_TYPES: Mapping[str, ProjectType] = MappingProxyType(
     {
-        "softmax": _type("none", 1.0),
-        "add_margin": _type("cosine", 1.0, scale=32.0, margin=0.2),
-        "arc_margin": _type("angle", 1.0, scale=32.0, margin=0.2, easy_margin=False, gradient="exact"),
+        "softmax": _type("none", 1.0, sample_rate=1.0),
+        "add_margin": _type("cosine", 1.0, scale=32.0, margin=0.2, sample_rate=1.0),
+        "arc_margin": _type("angle", 1.0, scale=32.0, margin=0.2, easy_margin=False, gradient="exact", sample_rate=1.0),
         "q_margin": _type("log_prior", None, alpha=1.5, scale=10.0, margin=0.1),
         "entmax": _type("angle", None, alpha=1.75, scale=5.0, margin=0.1, easy_margin=False),
         "sparsemax": _type("angle", 2.0, scale=5.0, margin=0.1, easy_margin=False),
@@ -112,7 +111,7 @@ PROJECT_TYPES: Mapping[str, ProjectType] = MappingProxyType(
         "arc_margin_intertopk_subcenter": _type(
             "angle", 1.0, parts=_sub_centers, scale=32.0, margin=0.2, easy_margin=False, K=3, mp=0.06, k_top=5
         ),
-        "sphere": _type("factor", 1.0, scale=64.0, margin=1.7, gradient="straight_through"),
+        "sphere": _type("factor", 1.0, scale=64.0, margin=1.7, gradient="straight_through", sample_rate=1.0),
         "sphereface2": _type("binary", 1.0, scale=40.0, margin=0.4, t=3.0, positive_weight=0.7, loss_weight=50.0),
         "uniface": _type("binary", 1.0, scale=64.0, margin=0.4, negative_weight=1.0),
         "ada_margin": _adaptive(
@@ -163,7 +162,7 @@ def validate_projection_args(args: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: one sentence with all that is wrong, what was found, and the nearest valid names.
 
     >>> validate_projection_args({"project_type": "add_margin", "scale": 30})
-    {'project_type': 'add_margin', 'scale': 30.0, 'margin': 0.2, 'form': 'auto'}
+    {'project_type': 'add_margin', 'scale': 30.0, 'margin': 0.2, 'sample_rate': 1.0, 'form': 'auto'}
     """
     name = args.get("project_type")
     if not isinstance(name, str) or name not in PROJECT_TYPES:
@@ -264,6 +263,7 @@ _MARGIN_RANGES: Mapping[str, _Range] = MappingProxyType(
 _RANGES: Mapping[str, _Range] = MappingProxyType(  # what is not here must be at least 0
     {
         "scale": _POSITIVE,
+        "sample_rate": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
         "alpha": _AT_LEAST_1,
         "h": _POSITIVE,
         "t_alpha": _SHARE,

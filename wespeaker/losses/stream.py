@@ -7,6 +7,8 @@ one of `divergence`, in float64, with the same gradient g = p - e_y, which is ex
     ∂ℓ/∂w_j = Σ_i g_ij s e_i/(‖e_i‖‖w_j‖) - (Σ_i g_ij θ_ij) w_j/‖w_j‖²,      ∂ℓ/∂e_i likewise
 
 which are two segmented gathers.
+
+Where the classes are split over processes each does this for its own, and eq. 10 is solved by all together.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from wespeaker.losses.cosines import inverse_norms, scaled_directions, working_d
 from wespeaker.losses.divergence import alpha_divergence
 from wespeaker.losses.margins import Place, placed
 from wespeaker.losses.screening import SCREENS, fast_bfloat16, nonzero
+from wespeaker.losses.shards import RankRows, Shards, total
 
 # Rows of the prototype gradient that get their second term at once: 8 MB at D = 512.
 BLOCK = 4096
@@ -53,6 +56,8 @@ def stream_divergence(
     screen: str = "auto",
     weight_grad: str = "dense",
     max_share: float = 1.0,
+    shards: Shards | None = None,
+    rows: RankRows | None = None,
 ) -> Streamed | None:
     """Compute the α-divergence loss of scaled cosines, with the margin put in by ``place``.
 
@@ -60,18 +65,20 @@ def stream_divergence(
     least; gradients come back in the dtypes of their tensors.
 
     Args:
-        embeddings: (B, D).
-        prototypes: (C, D).
-        labels: (B,) int64 in [0, C).
+        embeddings: (B, D), everyone's.
+        prototypes: (C, D), of the classes of this process.
+        labels: (B,) int64 in [0, C) of all classes.
         place: from the label's cosine (B,) to the label's logit (None: s times the cosine), which may not exceed
-            that, and log of its reference measure (None: 0), both (B,). Called twice: without gradients for the
-            threshold, then as part of the graph.
+            that, and log of its reference measure (None: 0), both (B,), of this process's rows. Called twice: without
+            gradients for the threshold, then as part of the graph.
         alpha: above 1.
         scale: s.
         screen: "none", "bf16", or "auto" for what `fast_bfloat16` says; see `screening`.
         weight_grad: "dense", or "sparse": a sparse tensor with the rows of the active classes, ascending
             and unique (coalesced; autograd's accumulation drops the flag, not the order).
         max_share: return None where the classes turn out denser than this, see `collect`.
+        shards: how the classes are split over processes; None: not at all.
+        rows: whose rows are where; None: all are mine.
 
     Raises:
         ValueError: for alpha not above 1 and for labels or options that do not fit.
@@ -83,46 +90,53 @@ def stream_divergence(
         raise ValueError(f"screen is one of {known}, weight_grad dense or sparse; found {screen} and {weight_grad}")
     if screen == "auto":
         screen = "bf16" if fast_bfloat16(embeddings.device) else "none"
-    dtype = working_dtype(embeddings, prototypes)
+    dtype, batch = working_dtype(embeddings, prototypes), len(labels)
+    shards = shards or Shards(len(prototypes))
+    rows = rows or RankRows([batch], 0)
     with torch.no_grad():
         directions, inverse = scaled_directions(embeddings.to(dtype), scale)
-        ours = prototypes[labels].to(dtype)
+        here = shards.here(labels)
+        ours = prototypes[here.clamp(min=0)].to(dtype)
         own = (directions * ours).sum(1) * inverse_norms(ours)
-        target, log_q = placed(place, own, scale)
+        own = shards.sum(own.where(here >= 0, 0.0))
+        target, log_q = placed(place, own, scale, rows)
         found = collect(
-            directions, prototypes, labels, own,
-            target=target, log_q=log_q, alpha=alpha, screen=screen, max_share=max_share,
+            directions, prototypes, here, own,
+            target=target, log_q=log_q, alpha=alpha, screen=screen, max_share=max_share, shards=shards,
         )  # fmt: skip
         if found is None:
             return None
-        rows = found.flat.remainder(len(labels))
-        correct = _correct(found, rows, labels)
         if not bool(found.inverse_norm.isfinite().all()):  # a prototype with NaN, which no comparison would show
             found = found._replace(own=torch.full_like(own, torch.nan))
-    own, theta = _Logits.apply(embeddings, prototypes, labels, directions, inverse, found, scale, weight_grad)
-    target, log_q = placed(place, own, scale)
-    # The label's class has its own column, the first; its logit and prior come apart from the matrix.
-    column, width = columns(rows, len(labels))
-    matrix = own.new_full((len(labels), width + 1), -torch.inf, dtype=torch.float64)
-    matrix = matrix.index_put((rows, column + 1), theta.double())
-    solved = alpha_divergence(matrix, torch.zeros_like(labels), log_q.double(), alpha=alpha, target=target.double())
-    p_y = solved.posterior[:, 0].detach().to(dtype)
+    own, theta = _Logits.apply(embeddings, prototypes, here, directions, inverse, found, scale, weight_grad)
+    own = total(own, shards)
+    target, log_q = placed(place, own, scale, rows)
+    row = found.flat.remainder(batch)
+    column, width = columns(row, batch)
+    matrix = own.new_full((batch, width), -torch.inf, dtype=torch.float64)
+    matrix = matrix.index_put((row, column), theta.double())
+    solved = alpha_divergence(matrix, None, log_q.double(), alpha=alpha, target=target.double(), shards=shards)
+    p_y = solved.target_posterior.detach().to(dtype)
+    correct = _correct(found, row, own.detach(), labels, shards)
     return Streamed(solved.loss.to(dtype), solved.support, correct, p_y, found.scanned, found.screened)
 
 
-def _correct(found: Candidates, rows: Tensor, labels: Tensor) -> Tensor:
+def _correct(found: Candidates, row: Tensor, own: Tensor, labels: Tensor, shards: Shards) -> Tensor:
     """Return whether the label's logit is the largest, the first of equals (B,); NaN is not.
 
     The candidates decide it: a class above the label's is one, unless the label lies at or below the threshold
     itself, and then some other class is active, hence a candidate and above.
     """
-    own, classes = found.own[rows], found.flat.div(len(labels), rounding_mode="floor")
-    beats = (found.theta > own) | ((found.theta == own) & (classes < labels[rows]))
-    return ~found.own.isnan() & (torch.bincount(rows[beats], minlength=len(labels)) == 0)
+    classes = found.flat.div(len(labels), rounding_mode="floor")
+    beats = (found.theta > own[row]) | ((found.theta == own[row]) & (classes < shards.before(labels)[row]))
+    return ~own.isnan() & (shards.sum(torch.bincount(row[beats], minlength=len(labels))) == 0)
 
 
 class _Logits(torch.autograd.Function):
-    """(embeddings, prototypes) to the label's logit (B,) and the candidates' logits (S,), which are known already."""
+    """(embeddings, prototypes) to the label's logit (B,) and the candidates' logits (S,), which are known already.
+
+    Of the classes of this process: a label of another, which is -1, has logit 0 and no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -148,12 +162,12 @@ class _Logits(torch.autograd.Function):
         batch = len(labels)
         grad_own, grad_theta = grads
         kept = nonzero(grad_theta != 0.0)
-        rows = torch.arange(batch, device=labels.device)
-        index = torch.cat([index.index_select(0, kept), labels * batch + rows])
+        mine = nonzero(labels >= 0)
+        index = torch.cat([index.index_select(0, kept), labels[mine] * batch + mine])
         order = merging_order(index)
         index = index.index_select(0, order)
-        grad = torch.cat([grad_theta.index_select(0, kept), grad_own]).index_select(0, order)
-        theta = torch.cat([theta.index_select(0, kept), own]).index_select(0, order)
+        grad = torch.cat([grad_theta.index_select(0, kept), grad_own[mine]]).index_select(0, order)
+        theta = torch.cat([theta.index_select(0, kept), own[mine]]).index_select(0, order)
         pull = grad.double() * theta  # its sums are made one by one, so in float64
         classes, rows = index.div(batch, rounding_mode="floor"), index.remainder(batch)
         weights = grad * inverse_norm.index_select(0, classes)
@@ -189,6 +203,8 @@ class _Logits(torch.autograd.Function):
 
 def _sum_rows(table: Tensor, entries: Tensor, weights: Tensor, start: Tensor) -> Tensor:
     """Return Σ weights_k table[entries_k] over the k from each start to the next, (len(start), D)."""
+    if not len(entries):
+        return table.new_zeros(len(start), table.shape[1])
     ends = torch.cat([start[1:], start.new_tensor([len(entries)])])
     parts = (ends - start + BAG - 1).div(BAG, rounding_mode="floor")  # how many bags a sum is split into
     if int(parts.amax()) <= 1:

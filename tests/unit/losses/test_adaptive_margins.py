@@ -10,12 +10,15 @@ from torch.nn import functional as F
 
 from wespeaker.losses import (
     PROJECT_TYPES,
+    Shards,
     alpha_divergence_loss,
     angular_margin,
     build_head,
     multiplicative_margin,
     validate_projection_args,
 )
+from wespeaker.losses.divergence import at_label
+from wespeaker.losses.shards import RankRows
 
 D, C, B = 6, 9, 12
 TYPES = sorted(PROJECT_TYPES)
@@ -403,7 +406,8 @@ def test_margin_in_log_q(project_type, alpha):
     theta = 9 * cosines_of(head, embeddings)
     if project_type == "curricular":
         head.negatives.t.fill_(0.2)
-        theta = head.negatives(theta, labels, scale=9, margin=0.5)
+        rows = RankRows([len(labels)], 0)
+        theta = head.negatives(theta, at_label(theta, labels), labels, Shards(C), rows, scale=9, margin=0.5)
     if alpha == 1:
         expected = F.cross_entropy(theta - 9 * m.unsqueeze(1) * own, labels, **KL)
     else:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from wespeaker.losses import (
     PROJECT_TYPES,
     MarginHead,
+    Shards,
     angular_margin,
     build_head,
     heads,
@@ -95,7 +96,7 @@ def with_constants(head, args, embeddings, labels):
         easy = {"easy_margin": head.easy_margin} if "easy_margin" in args else {}
         phi = STRAIGHT_THROUGH[args["project_type"]](cosine, margin=head.margin, **easy)
         twin = MarginHead(
-            D, C, place="cosine", alpha=head.alpha, scale=head.scale, margin=0.0, adapt=Constant(cosine - phi)
+            Shards(C), D, place="cosine", alpha=head.alpha, scale=head.scale, margin=0.0, adapt=Constant(cosine - phi)
         )
         twin.weight = head.weight
     elif args["project_type"] in DETACHED:

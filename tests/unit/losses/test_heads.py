@@ -136,9 +136,13 @@ def test_scaled_cosines():
 
 
 def test_weight_starts_as_in_wespeaker():
-    head = make("q_margin", dtype=torch.float32)
-    torch.manual_seed(0)
-    assert torch.equal(head.weight, torch.nn.init.xavier_uniform_(torch.empty(C, D)))
+    """Uniform in ±sqrt(6 / (C + D)), the bound of torch's xavier_uniform_, whatever the number of classes at once."""
+    head = build_head({"project_type": "softmax"}, embed_dim=64, num_classes=3000)
+    bound = torch.nn.init.xavier_uniform_(torch.empty(3000, 64)).abs().max()
+    assert head.weight.abs().max().item() == pytest.approx(bound.item(), rel=1e-3)
+    assert head.weight.std().item() == pytest.approx(bound.item() / math.sqrt(3), rel=0.01)
+    assert abs(head.weight.mean().item()) < 0.01 * bound
+    assert abs(torch.corrcoef(head.weight[:20]).fill_diagonal_(0)).max() < 0.6
 
 
 def test_a_few_steps_of_sgd_separate_classes():
@@ -173,7 +177,7 @@ def test_defaults_are_the_speaker_settings():
 
 def test_given_values_stay():
     args = {"project_type": "arc_margin", "scale": 30, "margin": 0, "easy_margin": True, "form": "dense"}
-    args["gradient"] = "straight_through"
+    args |= {"gradient": "straight_through", "sample_rate": 0.5}
     assert validate_projection_args(args) == args
     assert args["scale"] == 30
 

@@ -7,7 +7,7 @@ from torch import distributed
 from torch.nn import functional as F
 
 from wespeaker.losses import build_head, forget_momentum
-from wespeaker.losses.ranks import rows_of_all_ranks
+from wespeaker.losses.shards import rows_of_all_ranks
 
 D, C, B = 5, 6, 8
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from wespeaker.losses import MarginHead, alpha_divergence, build_head, scaled_cosines, validate_projection_args
+from wespeaker.losses import (
+    MarginHead,
+    Shards,
+    alpha_divergence,
+    build_head,
+    scaled_cosines,
+    validate_projection_args,
+)
 from wespeaker.losses.stream import stream_divergence
 
 ALPHAS = [1.05, 1.25, 4 / 3, 1.5, 1.75, 2.0, 3.0]
@@ -36,7 +43,7 @@ def make(weight, *, place="log_prior", alpha=1.5, margin=0.1, scale=None, form="
     num_classes, dim = weight.shape
     scale = SCALES[alpha] if scale is None else scale
     head = MarginHead(
-        dim, num_classes, place=place, alpha=alpha, scale=scale, margin=margin, form=form, **options
+        Shards(num_classes), dim, place=place, alpha=alpha, scale=scale, margin=margin, form=form, **options
     ).to(weight.dtype)  # fmt: skip
     with torch.no_grad():
         head.weight.copy_(weight)
