@@ -136,7 +136,7 @@ class AdamWArgs(Section):
 
 
 class WarmUpArgs(Section):
-    """What every schedule of the learning rate has: a start, a linear warm-up, and a factor; epochs may be fractions."""
+    """What every schedule of the learning rate has: a start, a linear warm-up and a factor; epochs may be fractions."""
 
     initial_lr: PositiveFloat = 0.1
     warm_up_epoch: NonNegativeFloat = 0
