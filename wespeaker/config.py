@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializeAsAny,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -21,7 +22,8 @@ from pydantic_core import ErrorDetails
 
 from wespeaker.errors import InputError, nearest
 from wespeaker.losses import check_margin, validate_projection_args
-from wespeaker.models import MODELS
+from wespeaker.models import MODELS, campplus, ecapa_tdnn, resnet, tdnn
+from wespeaker.models.pooling import PoolingFunc
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -92,13 +94,61 @@ class DatasetArgs(Section):
 
 
 class ModelArgs(Section):
-    """Size of the backbone."""
+    """Size of the backbone: what all have, and what one has in a class of its own."""
 
     feat_dim: PositiveInt = 80
     embed_dim: PositiveInt = 256
-    pooling_func: Literal["TSTP"] = "TSTP"  # mean and standard deviation over time
+    pooling_func: PoolingFunc = "TSTP"  # over time: mean, deviation, both; ASTP: both, weighted by an attention
+
+
+class ResNetArgs(ModelArgs):
+    """Options of the ResNets."""
+
     two_emb_layer: bool = False
     m_channels: PositiveInt = 32  # channels of the first stage; the others have 2, 4, 8 times as many
+
+
+class ECAPAArgs(ModelArgs):
+    """Options of the ECAPA-TDNNs whose width is in the name."""
+
+    embed_dim: PositiveInt = 192
+    pooling_func: PoolingFunc = "ASTP"
+    emb_bn: bool = False  # batch normalisation of the embedding
+
+
+class ECAPAWidthArgs(ECAPAArgs):
+    """Options of ECAPA_TDNN, of any width."""
+
+    channels: Annotated[int, Field(gt=0, multiple_of=8)] = 512
+    out_channels: PositiveInt = 1536  # of the aggregation of all blocks, which is pooled
+    global_context_att: bool = False  # the attention sees the statistics of the utterance too; GLOB in the other names
+
+
+class CAMPPlusArgs(ModelArgs):
+    """Options of CAMPPlus."""
+
+    embed_dim: PositiveInt = 512
+    growth_rate: PositiveInt = 32  # channels that each layer of a dense block adds
+    bn_size: PositiveInt = 4  # channels of a layer's bottleneck, in multiples of growth_rate
+    init_channels: PositiveInt = 128  # before the first dense block
+    m_channels: PositiveInt = 32  # of the convolutions on the time-frequency plane
+
+
+class XVECArgs(ModelArgs):
+    """Options of XVEC."""
+
+    embed_dim: PositiveInt = 512
+    hid_dim: PositiveInt = 512  # channels of the first four layers
+    stats_dim: PositiveInt = 1500  # channels of the fifth, which is pooled
+
+
+MODEL_ARGS: dict[str, type[ModelArgs]] = {
+    **dict.fromkeys(resnet.MODELS, ResNetArgs),
+    **dict.fromkeys(ecapa_tdnn.MODELS, ECAPAArgs),
+    "ECAPA_TDNN": ECAPAWidthArgs,
+    **dict.fromkeys(campplus.MODELS, CAMPPlusArgs),
+    **dict.fromkeys(tdnn.MODELS, XVECArgs),
+}
 
 
 class MarginUpdate(Section):
@@ -267,12 +317,20 @@ class Config(TrainConfig):
 
     dataset_args: DatasetArgs = DatasetArgs()
     model: str = "ResNet34"
-    model_args: ModelArgs = ModelArgs()
+    model_args: SerializeAsAny[ModelArgs] = Field(default=ModelArgs(), validate_default=True)
 
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
         return _known("model", name, MODELS)
+
+    @field_validator("model_args", mode="before")
+    @classmethod
+    def _typed_model_args(cls, args: Any, info: ValidationInfo) -> Any:
+        if "model" not in info.data:
+            return ModelArgs()  # its own error is enough
+        given = args.model_dump(exclude_unset=True) if isinstance(args, ModelArgs) else args
+        return _typed(given, MODEL_ARGS[info.data["model"]])
 
     def _problems(self) -> list[str]:
         feat_dim, num_mel_bins = self.model_args.feat_dim, self.dataset_args.fbank_args.num_mel_bins
@@ -329,7 +387,7 @@ def _typed(args: Any, schema: type[Section] | None) -> Any:
     if not isinstance(args, dict):
         raise ValueError(f"must be a mapping of keys to values, found {args!r}")
     try:
-        return schema(**args)
+        return schema.model_validate(args)
     except ValidationError as error:
         raise ValueError("; ".join(_sentences(error, schema))) from error
 

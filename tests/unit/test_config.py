@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wespeaker.config import TrainConfig, load_config
+from wespeaker.config import ECAPAArgs, ResNetArgs, TrainConfig, XVECArgs, load_config
 from wespeaker.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,10 +24,61 @@ def load_config_from_dump(config):
 
 @pytest.mark.parametrize("family", ["mini", "resnet34"])
 def test_a_family_differs_only_in_loss_and_margin(family):
-    members = [load_config(path).model_dump() for path in CONFIGS if path.stem.split("_")[0] == family]
+    first = load_config(ROOT / "conf" / f"{family}_qmargin.yaml")
+    members = [load_config(path) for path in CONFIGS if path.stem.split("_")[0] == family]
+    members = [member for member in members if member.model == first.model]
     assert len(members) > 2
-    for member in members[1:]:
-        assert {key for key in member if member[key] != members[0][key]} <= VARYING
+    for member in members:
+        assert differing(member, first) <= VARYING
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("mini_ecapa_qmargin", "mini_qmargin"),
+        ("mini_campplus_qmargin", "mini_qmargin"),
+        ("mini_xvec_qmargin", "mini_qmargin"),
+        ("ecapa_tdnn_qmargin", "resnet34_qmargin"),
+        ("campplus_qmargin", "resnet34_qmargin"),
+    ],
+)
+def test_another_backbone_differs_only_in_the_model(name, reference):
+    config, first = (load_config(ROOT / "conf" / f"{stem}.yaml") for stem in (name, reference))
+    assert differing(config, first) == {"exp_dir", "model", "model_args"}
+
+
+def differing(config, other):
+    values, others = config.model_dump(), other.model_dump()
+    return {key for key in values if values[key] != others[key]}
+
+
+def test_the_arguments_of_a_model_are_those_that_it_has():
+    path = ROOT / "conf" / "ecapa_tdnn_qmargin.yaml"
+    assert load_config(path).model_args == ECAPAArgs(embed_dim=192, pooling_func="ASTP")
+    width = load_config(path, ["model=ECAPA_TDNN", "model_args.channels=64"]).model_args
+    assert (width.channels, width.out_channels, width.global_context_att) == (64, 1536, False)
+    for overrides, match in (
+        (["model_args.chanels=64"], r"model_args: chanels: unknown key; valid names: emb_bn, embed_dim, feat_dim"),
+        (["model=ECAPA_TDNN", "model_args.chanels=64"], "model_args: chanels: unknown key; did you mean 'channels'"),
+        (["model=ECAPA_TDNN", "model_args.channels=60"], "model_args: channels: input should be a multiple of 8"),
+        (["model=ResNet34"], "model_args: emb_bn: unknown key; valid names: embed_dim, feat_dim, m_channels"),
+        (["model_args.pooling_func=ASP"], "model_args: pooling_func: input should be 'TAP', 'TSDP', 'TSTP' or 'ASTP'"),
+        (["model_args=8"], "model_args: must be a mapping of keys to values, found 8"),
+    ):
+        with pytest.raises(InputError, match=match):
+            load_config(path, overrides)
+
+
+def test_the_defaults_of_model_args_are_the_models(tmp_path):
+    text = "exp_dir: x\nprojection_args: {project_type: softmax}\n"
+    assert load_config(write(tmp_path, text)).model_args == ResNetArgs()
+    assert load_config(write(tmp_path, text + "model: XVEC\n")).model_args == XVECArgs()
+
+
+def test_an_unknown_model_is_not_blamed_on_its_arguments(tmp_path):
+    text = "exp_dir: x\nprojection_args: {project_type: softmax}\nmodel: XVECT\nmodel_args: {hid_dim: 64}\n"
+    with pytest.raises(InputError, match=r"unknown model 'XVECT'; did you mean 'XVEC'\?$"):
+        load_config(write(tmp_path, text))
 
 
 def test_the_paper_recipe_is_to_the_letter():

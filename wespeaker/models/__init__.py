@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from wespeaker.errors import InputError, nearest
-from wespeaker.models import resnet
+from wespeaker.models import campplus, ecapa_tdnn, resnet, tdnn
 
-MODELS: dict[str, Callable[..., nn.Module]] = {**resnet.MODELS}
+MODELS: dict[str, Callable[..., nn.Module]] = {**resnet.MODELS, **ecapa_tdnn.MODELS, **campplus.MODELS, **tdnn.MODELS}
 
 
 def build_model(name: str, **model_args: Any) -> nn.Module:

@@ -1,6 +1,6 @@
 """ResNets on the time-frequency plane (He et al. 2016) with statistics pooling, as WeSpeaker's ``r-vectors``.
 
-The module names are WeSpeaker's, so its checkpoints load: ``conv1 bn1 layer1..4 seg_1 [seg_bn_1 seg_2]``.
+The module names are WeSpeaker's, so its checkpoints load: ``conv1 bn1 layer1..4 [pool] seg_1 [seg_bn_1 seg_2]``.
 ResNet221 and ResNet293 are WeSpeaker's depths; ResNet10 is this project's, for runs of minutes on a laptop.
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wespeaker.models.pooling import TSTP
+from wespeaker.models.inputs import check_feats
+from wespeaker.models.pooling import PoolingFunc, build_pooling
 
 STAGE_STRIDES = (1, 2, 2, 2)
+Stride = int | tuple[int, int]  # of frequency and time alike, or of each
 
 
 class BasicBlock(nn.Module):
@@ -24,7 +25,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
+    def __init__(self, in_planes: int, planes: int, stride: Stride) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
         return F.relu(out + self.shortcut(x))
 
 
-def projection_shortcut(in_planes: int, out_planes: int, stride: int) -> nn.Sequential:
+def projection_shortcut(in_planes: int, out_planes: int, stride: Stride) -> nn.Sequential:
     """Return the identity where shapes agree, else a strided 1x1 convolution with batch normalisation."""
     if stride == 1 and in_planes == out_planes:
         return nn.Sequential()
@@ -70,14 +71,14 @@ def projection_shortcut(in_planes: int, out_planes: int, stride: int) -> nn.Sequ
 
 
 class ResNet(nn.Module):
-    """Four stages of residual blocks, statistics pooling, one or two linear layers.
+    """Four stages of residual blocks, pooling, one or two linear layers.
 
     Args:
         block: the residual block of all stages.
         num_blocks: blocks in each of the four stages.
         feat_dim: features per frame (F).
         embed_dim: size of the embedding (D).
-        pooling_func: only statistics pooling, ``TSTP``, so far.
+        pooling_func: name of the pooling.
         two_emb_layer: add ReLU, batch normalisation and a second linear layer after the first.
         m_channels: channels of the first stage; the others have 2, 4, 8 times as many.
 
@@ -92,7 +93,7 @@ class ResNet(nn.Module):
         *,
         feat_dim: int = 80,
         embed_dim: int = 256,
-        pooling_func: Literal["TSTP"] = "TSTP",
+        pooling_func: PoolingFunc = "TSTP",
         two_emb_layer: bool = False,
         m_channels: int = 32,
     ) -> None:
@@ -108,9 +109,9 @@ class ResNet(nn.Module):
             for i, p, s, count in zip(inputs, planes, STAGE_STRIDES, num_blocks, strict=True)
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.pool = TSTP()
-        pooled_bins = -(-feat_dim // 8)  # a convolution of stride 2 and padding 1 rounds up
-        self.seg_1 = nn.Linear(2 * pooled_bins * planes[3] * block.expansion, embed_dim)
+        bins = -(-feat_dim // 8)  # a convolution of stride 2 and padding 1 rounds up
+        self.pool, pooled_dim = build_pooling(pooling_func, bins * planes[3] * block.expansion)
+        self.seg_1 = nn.Linear(pooled_dim, embed_dim)
         if two_emb_layer:
             self.seg_bn_1 = nn.BatchNorm1d(embed_dim, affine=False)
             self.seg_2 = nn.Linear(embed_dim, embed_dim)
@@ -128,11 +129,7 @@ class ResNet(nn.Module):
             ValueError: T is below ``min_frames`` or F is not ``feat_dim``.
 
         """
-        if feats.dim() != 3 or feats.shape[1] < self.min_frames or feats.shape[2] != self.feat_dim:
-            raise ValueError(
-                f"features must be (batch, at least {self.min_frames} frames, {self.feat_dim} bins), "
-                f"found {tuple(feats.shape)}"
-            )
+        check_feats(feats, min_frames=self.min_frames, feat_dim=self.feat_dim)
         x = feats.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

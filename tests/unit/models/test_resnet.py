@@ -2,17 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wespeaker.errors import InputError
-from wespeaker.models import MODELS, build_model
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [("ResNet34", 6.63), ("ResNet152", 19.8), ("ResNet221", 23.79), ("ResNet293", 28.62)],
-)
-def test_sizes_are_those_that_wespeaker_publishes(name, millions):
-    model = build_model(name, feat_dim=80, embed_dim=256)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.015)
+from wespeaker.models import build_model
 
 
 def test_keys_are_wespeakers():
@@ -73,26 +63,3 @@ def test_output_is_the_written_out_network(name, num_blocks, two):
     feats = torch.randn(2, 47, 80, dtype=torch.float64)
     expected = reference(model.state_dict(), feats, num_blocks=num_blocks, strides=(1, 2, 2, 2), two_emb_layer=two)
     torch.testing.assert_close(model(feats), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_shortest_input_is_finite_and_a_shorter_one_an_error():
-    """WeSpeaker returns NaN embeddings below nine frames, without a word."""
-    model = build_model("ResNet10", m_channels=2)
-    assert model(torch.randn(2, model.min_frames, 80)).isfinite().all()
-    with pytest.raises(ValueError, match=r"at least 9 frames, 80 bins\), found \(2, 8, 80\)"):
-        model(torch.randn(2, model.min_frames - 1, 80))
-
-
-@pytest.mark.parametrize("feat_dim", [40, 72, 83])
-def test_any_number_of_bins(feat_dim):
-    """WeSpeaker sizes the linear layer by rounding down and fails late where 8 does not divide feat_dim."""
-    assert build_model("ResNet10", m_channels=2, feat_dim=feat_dim, embed_dim=8)(
-        torch.randn(2, 30, feat_dim)
-    ).shape == (2, 8)
-
-
-def test_every_model_is_built_and_an_unknown_one_named():
-    for name in MODELS:
-        assert build_model(name, m_channels=1).min_frames == 9
-    with pytest.raises(InputError, match=r"unknown model 'Resnet34'; did you mean 'ResNet34'"):
-        build_model("Resnet34")
