@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from wespeaker.documents import parse_yaml
 from wespeaker.errors import InputError, nearest
 from wespeaker.losses import check_margin, validate_projection_args
 from wespeaker.models import MODELS
@@ -186,7 +187,7 @@ class Config(Section):
         if schema is None or not isinstance(args, dict):
             return args  # another validator says what is wrong
         try:
-            return schema(**args).model_dump()
+            return schema.model_validate(args).model_dump()
         except ValidationError as error:
             raise ValueError("; ".join(_sentences(error, schema))) from error
 
@@ -244,15 +245,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise InputError(f"{path} (the config) does not exist; the ready ones are in conf/")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    values = parse_yaml(text, path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(values).__name__}")
     for item in overrides:
         _override(values, item)
     try:
-        return Config(**values)
+        return Config.model_validate(values)
     except ValidationError as error:
         where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
         sentences = _sentences(error, Config)
@@ -275,25 +277,7 @@ def _override(values: dict[str, Any], item: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise InputError(f"override {item!r}: {section} is a value, not a section")
-    try:
-        values[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {item!r}: {text!r} is not valid YAML") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, which YAML would let the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build the mapping after looking for repeated keys."""
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+    values[key] = parse_yaml(text, f"override {item!r}: {text!r}")
 
 
 def _sentences(error: ValidationError, schema: type[BaseModel]) -> list[str]:
@@ -311,7 +295,7 @@ def _sentence(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    return f"{name}: {message[0].lower()}{message[1:]}, found {detail['input']!r}"
+    return f"{name}: {message[0].lower()}{message[1:]}, found {repr(detail['input'])[:200]}"
 
 
 def _section_at(schema: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:

@@ -74,20 +74,30 @@ class SpeakerNet(nn.Module):
         """Load what ``flat_state`` gave; a head in ``state`` is passed over where this network has none.
 
         Raises:
-            InputError: keys or shapes differ; the first of them are named. (A network that is filled in part gives
+            InputError: keys, shapes or kinds of numbers differ; the first of them are named. (A network that is filled in part gives
                 embeddings that look like embeddings.)
 
         """
         own = self.flat_state()
-        given = state if self.projection else {k: v for k, v in state.items() if not k.startswith(HEAD_PREFIX)}
-        odd = sorted(own.keys() ^ given.keys())
-        odd += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+        given = state if self.projection else {k: v for k, v in state.items() if not str(k).startswith(HEAD_PREFIX)}
+        odd = sorted(own.keys() ^ given.keys(), key=str)
+        odd += [key for key in own.keys() & given.keys() if not _fits(given[key], own[key])]
         if odd:
             raise InputError(
                 f"the weights do not fit the network of the config: {listing(odd, 3)} missing, left over or of another "
-                f"size; is this the checkpoint of this run folder?"
+                f"size or kind; is this the checkpoint of this run folder?"
             )
         head = {key.removeprefix(HEAD_PREFIX): value for key, value in given.items() if key.startswith(HEAD_PREFIX)}
         self.model.load_state_dict({key: value for key, value in given.items() if not key.startswith(HEAD_PREFIX)})
         if self.projection is not None:
             self.projection.load_state_dict(head)
+
+
+def _fits(given: object, own: torch.Tensor) -> bool:
+    """Whether a weight can take the place of another: dense, of its shape, and fractions where those are."""
+    return (
+        isinstance(given, torch.Tensor)
+        and given.shape == own.shape
+        and given.layout == own.layout
+        and given.is_floating_point() == own.is_floating_point()
+    )

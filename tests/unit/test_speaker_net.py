@@ -31,6 +31,13 @@ def test_weights_go_round_and_the_head_may_be_left_out():
             lambda state: state.update({"seg_1.bias": torch.zeros(7)}),
             "seg_1.bias missing, left over or of another size",
         ),
+        (
+            lambda state: state.update({"seg_1.bias": "text"}),
+            "seg_1.bias missing, left over or of another size or kind",
+        ),
+        (lambda state: state.update({"seg_1.bias": torch.zeros(16, dtype=torch.complex64)}), "seg_1.bias missing"),
+        (lambda state: state.update({"seg_1.bias": torch.zeros(16).to_sparse()}), "seg_1.bias missing"),
+        (lambda state: state.update({3: torch.zeros(1)}), "3 missing, left over"),
     ],
 )
 def test_weights_of_another_network_are_refused(change, named):

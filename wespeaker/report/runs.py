@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wespeaker.data.trials import read_scores
+from wespeaker.documents import parse_json, parse_yaml
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.fingerprint import trials_sha256
 from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
@@ -154,10 +152,7 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
 
 
 def _json_object(text: str, where: object) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON: {error}; make it again, or remove it") from None
+    value = parse_json(text, where)
     if not isinstance(value, dict):
         raise InputError(f"{where} must hold a JSON object, found {type(value).__name__}")
     return value
@@ -167,10 +162,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any] | None:
     text = _read_text(path)
     if text is None:
         return None
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    value = parse_yaml(text, path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(value).__name__}")
     return value

@@ -151,7 +151,7 @@ def test_a_file_shorter_than_what_is_known_of_it_is_named(tmp_path, wav):
     with pytest.raises(InputError, match="has no audio from sample 99999 on"):
         read_audio(source, 99999, 10)
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.wav cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"a\.wav does not exist"):
         read_audio(source, 0, 10)
 
 

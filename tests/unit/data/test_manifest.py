@@ -62,7 +62,8 @@ def test_the_two_files_must_agree(tmp_path):
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("not json", "raw.list:1: expected"),
+        ("not json", "raw.list:1 is not valid JSON"),
+        ('"text"', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s"}', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s", "wav": "rm -rf / |"}', "raw.list:1: a is a shell command"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 9}', "raw.list:1: expected"),

@@ -122,7 +122,7 @@ def zero_header(data):
     [
         (
             lambda data: data.__delitem__(slice(30000, None)),
-            r"damaged after id00001/v/00001\.wav\.wav \(unexpected end",
+            r"damaged after id00001/v/00001\.wav\.spk \(unexpected end",
         ),
         (lambda data: data.__delitem__(slice(35 * 512 + 9, None)), r"damaged after .*00000\.wav\.wav \(no header"),
         (lambda data: data.__delitem__(slice(35 * 512, None)), r"damaged after .*00000\.wav\.wav \(no .* end mark"),
