@@ -74,8 +74,8 @@ class SpeakerNet(nn.Module):
         """Load what ``flat_state`` gave; a head in ``state`` is passed over where this network has none.
 
         Raises:
-            InputError: keys, shapes or kinds of numbers differ; the first of them are named. (A network that is filled in part gives
-                embeddings that look like embeddings.)
+            InputError: keys, shapes or kinds of numbers differ; the first of them are named. (A network that is filled
+                in part gives embeddings that look like embeddings.)
 
         """
         own = self.flat_state()

@@ -91,9 +91,10 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
     """
     with ExitStack() as stack:
         file = stack.enter_context(_open(source))
-        span = file.fileno() if source.size is None else _Window(file, source.offset, source.size)
+        # A copy of the descriptor, which libsndfile closes: before 1.2.1 it does so after a failure whatever it is told.
+        span = os.dup(file.fileno()) if source.size is None else _Window(file, source.offset, source.size)
         try:
-            sound = stack.enter_context(soundfile.SoundFile(span, closefd=False))
+            sound = stack.enter_context(soundfile.SoundFile(span))
         except (soundfile.LibsndfileError, OSError) as error:
             if _is_for_ffmpeg(read_bytes(source, 16)):
                 raise UnknownToSndfile from error
@@ -187,9 +188,7 @@ def _checked(header: AudioHeader, source: AudioSource) -> AudioHeader:
     if header.num_samples <= 0:
         raise InputError(f"{source} holds no audio ({header.num_samples} samples)")
     if not 0 < header.rate <= MAX_RATE:
-        raise InputError(
-            f"{source} has a sample rate of {header.rate} Hz by its header, which is damaged; make it again"
-        )
+        raise InputError(f"{source} has a header that says {header.rate} Hz, which no audio has; make it again")
     return header
 
 

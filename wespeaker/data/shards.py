@@ -106,7 +106,7 @@ def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> Uttera
 
 def _existing(shard: Path, listed_in: Path) -> Path:
     for path in (shard, listed_in.parent / shard):
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file raises for a name that is too long
             return path
     raise InputError(f"{shard} (a shard, named in {listed_in}) does not exist; run stage 2 again, or correct the list")
 
@@ -250,7 +250,7 @@ def load_index(shard: Path) -> ShardIndex:
         raise InputError(f"{path} has layout {head.version}, this program reads {VERSION}; {again}")
     keys_at = head.rows * ROW.itemsize
     blob_at = keys_at + 8 * head.rows
-    if head.rows < 0 or len(body) != blob_at + head.key_bytes or zlib.crc32(body) != head.crc32:
+    if min(head.rows, head.key_bytes) < 0 or len(body) != blob_at + head.key_bytes or zlib.crc32(body) != head.crc32:
         raise InputError(f"{path} (the index of a shard) is damaged; {again}")
     if (found := tar_fingerprint(shard)) != (head.tar_bytes, head.tar_crc32):
         raise InputError(

@@ -215,6 +215,8 @@ class TableBuilder:
                 f"{source}: the key {utt.key[:80]!r} and the speaker {utt.spk[:80]!r} must be of 1 to {MAX_NAME_BYTES} "
                 f"bytes in UTF-8 without blanks, at which the lines of a manifest end a name; rename them"
             )
+        if not _is_utf8(source.path):
+            raise InputError(f"{utt.key} lies in {source.path!r}, which is not UTF-8; rename the file")
         samples, rate = utt.length
         if not (0 < samples <= _MAX_SAMPLES and 0 < rate <= MAX_RATE):
             raise InputError(
@@ -244,10 +246,11 @@ class TableBuilder:
 
 def is_name(text: str) -> bool:
     """Whether a key or a speaker can stand in a line of text: a newline in one would be a line of its own there."""
-    try:
-        return text.split() == [text] and len(text.encode()) <= MAX_NAME_BYTES
-    except UnicodeEncodeError:
-        return False
+    return text.split() == [text] and _is_utf8(text) and len(text.encode()) <= MAX_NAME_BYTES
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)  # halves of a pair
 
 
 def check_table(table: UtteranceTable, *, num_bytes: int) -> None:

@@ -152,9 +152,9 @@ def load_calibration(path: PathLike) -> Calibration:
         raise InputError(f"{path} does not exist; it is made by tools/calibrate.py (stage 7)") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, problem["loc"])) or "the file"
         raise InputError(
-            f"{path} is not a calibration that tools/calibrate.py wrote ({where + ': ' if where else ''}{problem['msg']})"
+            f"{path} is not a calibration that tools/calibrate.py wrote ({where}: {problem['msg']})"
         ) from None
     numbers = [calibration.offset, *calibration.weights.values()]
     if not (all(map(math.isfinite, numbers)) and 0 < calibration.p_target < 1):

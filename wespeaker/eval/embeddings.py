@@ -85,6 +85,8 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
                 ark, ark_path = _map_file(path), path
             except OSError as error:
                 raise InputError(f"{scp}:{line}: cannot read {path} ({error.strerror}); extract again") from None
+            except InputError as error:
+                raise InputError(f"{scp}:{line}: {error}") from None
         dtype = _VECTOR_TYPES.get(ark[offset : offset + 6])
         if dtype is None:
             raise InputError(f"{scp}:{line}: there is no binary Kaldi vector at {path}:{offset}; extract again")
