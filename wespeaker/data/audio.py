@@ -91,7 +91,7 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
     """
     with ExitStack() as stack:
         file = stack.enter_context(_open(source))
-        # A copy of the descriptor, which libsndfile closes: before 1.2.1 it does so after a failure whatever it is told.
+        # A copy of the descriptor, for libsndfile to close: before 1.2.1 it closes it after a failure in any case.
         span = os.dup(file.fileno()) if source.size is None else _Window(file, source.offset, source.size)
         try:
             sound = stack.enter_context(soundfile.SoundFile(span))
