@@ -135,9 +135,9 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     followed: set[str] = set()
 
     def is_new(subfolder: str) -> bool:
-        target = os.path.realpath(subfolder)
         if not os.path.islink(subfolder):
             return True
+        target = os.path.realpath(subfolder)
         if target in followed or Path(os.path.realpath(os.path.dirname(subfolder))).is_relative_to(target):
             return False
         followed.add(target)

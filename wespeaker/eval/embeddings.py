@@ -45,6 +45,7 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
         InputError: what ``embeddings`` raises, or a wrong count.
 
     """
+    folder = folder.resolve()  # kaldiio takes a name that begins with | for a shell command, an absolute one does not
     ark, scp = folder / "xvector.ark", folder / "xvector.scp"
     count, total = 0, np.zeros(1)
     with replacing(ark) as new_ark, replacing(scp) as new_scp, replacing(folder / "mean_vec.npy") as new_mean:
@@ -92,9 +93,14 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
             raise InputError(f"{scp}:{line}: there is no binary Kaldi vector at {path}:{offset}; extract again")
         start = offset + 10  # after the dimension, 4 bytes
         dim = int.from_bytes(ark[start - 4 : start], "little", signed=True)
-        if row == 0 and 0 < dim <= MAX_DIM:
-            embeddings = np.empty((len(entries), dim), dtype=np.float32)
-        if dim != embeddings.shape[1] or dim == 0:
+        if not 0 < dim <= MAX_DIM:
+            raise InputError(f"{scp}:{line}: the vector at {path}:{offset} claims {dim} numbers; extract again")
+        if row == 0:
+            try:
+                embeddings = np.empty((len(entries), dim), dtype=np.float32)
+            except MemoryError:
+                raise InputError(f"{scp}: {len(entries)} embeddings of {dim} numbers do not fit into memory") from None
+        if dim != embeddings.shape[1]:
             raise InputError(
                 f"{scp}:{line}: the embedding of {utt} has shape ({dim},), "
                 f"where the first of the file has {embeddings.shape[1]} numbers"

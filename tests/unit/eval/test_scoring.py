@@ -20,7 +20,7 @@ from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_
 from wespeaker.errors import InputError
 from wespeaker.eval import embeddings as embeddings_module
 from wespeaker.eval import scoring
-from wespeaker.eval.embeddings import load_embeddings, load_mean_vec
+from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
 from wespeaker.eval.metrics import error_tradeoff, tar_at_far
 from wespeaker.eval.results import error_rates
 from wespeaker.eval.scoring import cosine_scores, evaluate_embeddings, evaluate_scores
@@ -420,9 +420,13 @@ def _ark(dim: int, numbers: int = 3) -> bytes:
 @pytest.mark.parametrize(
     ("scp", "ark", "message"),
     [
-        ("a x.ark:2\n", _ark(2**31 - 1), r"has shape \(2147483647,\)"),  # 8 GiB, were it believed
-        ("a x.ark:2\n", _ark(-1), r"has shape \(-1,\)"),
-        ("a x.ark:2\n", _ark(0), r"has shape \(0,\)"),
+        (
+            "a x.ark:2\n",
+            _ark(2**31 - 1),
+            "x.scp:1: the vector at x.ark:2 claims 2147483647 numbers",
+        ),  # 8 GiB, were it believed
+        ("a x.ark:2\n", _ark(-1), "claims -1 numbers"),
+        ("a x.ark:2\n", _ark(0), "claims 0 numbers"),
         ("a x.ark:2\n", _ark(65536), "the vector at x.ark:2 is damaged: the file ends in it"),
         ("a x.ark:" + "9" * 5000 + "\n", _ark(3), "expected 'utt file.ark:offset'"),
         ("a x\0.ark:2\n", _ark(3), "no path of a file"),
@@ -462,3 +466,11 @@ def test_lies_of_mean_vectors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not an array saved by numpy"):
         load_mean_vec(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_whose_name_is_a_command_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exp_dir of a config may be; kaldiio runs what is written to when its name begins with a bar."""
+    monkeypatch.chdir(tmp_path)
+    scp = write_embeddings(Path("| touch ran; cat >"), [("a", np.ones(3, np.float32))], expected=1)
+    np.testing.assert_array_equal(load_embeddings(scp)[1], np.ones((1, 3)))
+    assert [path.name for path in tmp_path.iterdir()] == ["| touch ran; cat >"]
