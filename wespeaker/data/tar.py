@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
-BLOCK = 512
+_BLOCK = 512
 _MAX_EXTENSION = 1 << 16  # bytes of a long name or of an extended header; a path has 4096 at most
 _EXTENSIONS = {b"L": "path", b"K": "linkpath", b"x": "", b"g": ""}  # GNU's long names, pax' headers
 Kind = Literal["file", "folder", "other"]  # other: links, devices, pipes, sparse files
@@ -51,7 +51,7 @@ def read_members(file: BinaryIO) -> Iterator[TarMember]:
         size = _number(header[124:136])
         if kind not in _EXTENSIONS and "size" in extended:
             size = _digits(extended["size"].encode(), 10)
-        position += BLOCK
+        position += _BLOCK
         if size > total - position:
             raise DamagedTarError("unexpected end of data")
         if kind in _EXTENSIONS:
@@ -59,18 +59,18 @@ def read_members(file: BinaryIO) -> Iterator[TarMember]:
         else:
             yield _member(header, extended, position, size)
             extended = {}
-        position += -(-size // BLOCK) * BLOCK
+        position += -(-size // _BLOCK) * _BLOCK
 
 
 def _read_header(file: BinaryIO, position: int) -> bytes | None:
     """Return the header at a place of the file; None for a block of zeros, the mark of the end."""
     file.seek(position)
-    header = file.read(BLOCK)
-    if header == bytes(BLOCK):
+    header = file.read(_BLOCK)
+    if header == bytes(_BLOCK):
         return None
     blanked = header[:148] + b" " * 8 + header[156:]
     try:
-        is_header = len(header) == BLOCK and _number(header[148:156]) == sum(blanked)
+        is_header = len(header) == _BLOCK and _number(header[148:156]) == sum(blanked)
     except DamagedTarError:
         is_header = False
     if not is_header:
