@@ -4,11 +4,12 @@
 #   bash tools/dev.sh lint                    ruff, bash -n, shellcheck
 #   bash tools/dev.sh type                    mypy
 #   bash tools/dev.sh bench                   every bench/bench_*.py; rows go to bench/results/
+#   bash tools/dev.sh lock                    requirements.lock from what is installed
 #   bash tools/dev.sh all                     lint, type, test
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,7s/^# \{0,1\}//p' tools/dev.sh; }
+usage() { sed -n '2,8s/^# \{0,1\}//p' tools/dev.sh; }
 
 run_test() {
   local select=(-m "not slow") args=()
@@ -28,11 +29,13 @@ run_lint() {
 
 run_type() { python -m mypy; }
 
+run_lock() { python tools/lock.py; }
+
 run_bench() { for script in bench/bench_*.py; do python "$script"; done; }
 
 command=${1:-}
 case $command in
-  test | lint | type | bench | all) shift ;;
+  test | lint | type | bench | lock | all) shift ;;
   "" | -h | --help) usage; exit 0 ;;
   *) echo "dev.sh: error: unknown command '$command'" >&2; usage >&2; exit 1 ;;
 esac

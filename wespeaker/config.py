@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from wespeaker.documents import parse_yaml
 from wespeaker.errors import InputError, nearest
 from wespeaker.losses import check_margin, validate_projection_args
 from wespeaker.models import MODELS, campplus, ecapa_tdnn, resnet, tdnn
@@ -365,15 +366,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type
     if not path.is_file():
         raise InputError(f"{path} (the config) does not exist; the ready ones are in conf/")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    values = parse_yaml(text, path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(values).__name__}")
     for item in overrides:
         _override(values, item)
     try:
-        return schema(**values)
+        return schema.model_validate(values)
     except ValidationError as error:
         where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
         sentences = _sentences(error, schema)
@@ -408,25 +410,7 @@ def _override(values: dict[str, Any], item: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise InputError(f"override {item!r}: {section} is a value, not a section")
-    try:
-        values[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {item!r}: {text!r} is not valid YAML") from error
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, which YAML would let the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build the mapping after looking for repeated keys."""
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+    values[key] = parse_yaml(text, f"override {item!r}: {text!r}")
 
 
 def _sentences(error: ValidationError, schema: type[BaseModel]) -> list[str]:
@@ -444,7 +428,7 @@ def _sentence(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    return f"{name}: {message[0].lower()}{message[1:]}, found {detail['input']!r}"
+    return f"{name}: {message[0].lower()}{message[1:]}, found {repr(detail['input'])[:200]}"
 
 
 def _section_at(schema: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:

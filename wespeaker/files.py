@@ -1,11 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and plain files where a list may name anything."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from wespeaker.errors import InputError
 
 
 @contextmanager
@@ -35,3 +39,31 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
             file.write(line + "\n")
             count += 1
     return count
+
+
+def open_plain(path: str | os.PathLike[str], *, buffering: int = -1) -> BinaryIO:
+    """Open a file that a list, a manifest or an index names, to read its bytes.
+
+    Only a plain file: to open or to read a named pipe may wait forever, and a device may have no end.
+
+    Args:
+        path: the file; ``-`` is a file of that name.
+        buffering: as of ``open``, 0 or the default.
+
+    Raises:
+        InputError: it is a pipe, a device or a socket, or no path at all (it holds NUL).
+        OSError: it is a folder, does not exist, or may not be read.
+
+    """
+    try:
+        file = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    except ValueError as error:
+        raise InputError(f"{os.fspath(path)!r} is no path of a file ({error}); correct what names it") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"{path} is not a plain file but a pipe, a device or a socket; name a file")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no pipes among its files

@@ -178,6 +178,13 @@ def test_numbers_like_1e_4_are_numbers(tmp_path):
         ("", "must be a mapping"),
         ("a: [1", "not valid YAML"),
         ("exp_dir: a\nexp_dir: b\n", "'exp_dir' is given twice"),
+        ("exp_dir: &a x\nmodel: *a\n", r"aliases \(\*name\) are not read"),
+        ("exp_dir: a\n1: b\n", "1: keys should be strings"),
+        ("exp_dir: a\noptimizer_args: {1: 2}\n", "optimizer_args: 1: keys should be strings"),
+        ("exp_dir: [" + "x, " * 9999 + "]\n", r"a valid string, found \['x'[x', ]{190,200}\n"),
+        ("exp_dir: a\nseed: 2024-13-01\n", "not valid YAML: ValueError"),
+        ("exp_dir: a\nseed: 0x" + "f" * 9999, "more than 100 digits"),
+        ("[" * 5000, "not valid YAML: RecursionError"),
         ("exp_dir: a\n", "projection_args: is required"),
     ],
 )

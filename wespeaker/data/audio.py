@@ -14,6 +14,10 @@ import soundfile
 
 from wespeaker.data.riff import Pcm16, find_pcm16
 from wespeaker.errors import InputError
+from wespeaker.files import open_plain
+
+MAX_RATE = 384_000  # Hz; no recorder has more, and the filter from such a rate takes memory with it
+BLOCK_SAMPLES = 1 << 20  # samples of all channels that are decoded at a time, 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +76,53 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-class _UnknownToSndfile(Exception):
+class UnknownToSndfile(Exception):
     """The file is of a container that libsndfile does not read and FFmpeg may."""
 
 
 @contextmanager
-def _opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    """Open with libsndfile; any failure is an InputError that names the source, or _UnknownToSndfile."""
+def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
+    """Open with libsndfile, which is given no path: it reads ``-`` as standard input, and guesses by suffixes.
+
+    Raises:
+        InputError: it cannot be opened or is not audio.
+        UnknownToSndfile: FFmpeg may read it.
+
+    """
     with ExitStack() as stack:
+        file = stack.enter_context(_open(source))
+        # A copy of the descriptor, for libsndfile to close: before 1.2.1 it closes it after a failure in any case.
+        span = os.dup(file.fileno()) if source.size is None else _Window(file, source.offset, source.size)
         try:
-            name: str | _Window = source.path
-            if source.size is not None:
-                file = stack.enter_context(open(source.path, "rb"))
-                name = _Window(file, source.offset, source.size)
-            sound = stack.enter_context(soundfile.SoundFile(name))
+            sound = stack.enter_context(soundfile.SoundFile(span))
         except (soundfile.LibsndfileError, OSError) as error:
-            if not os.path.exists(source.path):
-                raise InputError(f"{source} does not exist") from error
             if _is_for_ffmpeg(read_bytes(source, 16)):
-                raise _UnknownToSndfile from error
+                raise UnknownToSndfile from error
             raise InputError(f"{source} cannot be read as audio ({_reason(error)})") from error
         yield sound
+
+
+def _open(source: AudioSource, *, buffering: int = -1) -> BinaryIO:
+    """Open the file; any failure is an InputError that names the source."""
+    try:
+        return open_plain(source.path, buffering=buffering)
+    except FileNotFoundError as error:
+        raise InputError(f"{source} does not exist") from error
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+
+
+def first_channel(sound: soundfile.SoundFile, num_samples: int | None = None) -> Iterator[np.ndarray]:
+    """Yield blocks of the first channel, (N,) float32 each: ``num_samples`` in all, or up to the end.
+
+    A header may promise more than there is, so memory is taken as it is filled. (soundfile's own ``blocks`` repeats
+    data where a file is damaged.)
+    """
+    left = sound.frames if num_samples is None else num_samples
+    most = max(1, BLOCK_SAMPLES // sound.channels)
+    while left > 0 and len(block := sound.read(min(left, most), dtype="float32", always_2d=True)):
+        yield block[:, 0]
+        left -= len(block)
 
 
 def _reason(error: Exception) -> str:
@@ -108,16 +138,16 @@ def read_bytes(source: AudioSource, count: int = -1) -> bytes:
     """Return the bytes of the file or tar member as they are: the first ``count``, or all.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or is none.
 
     """
-    try:
-        with open(source.path, "rb") as file:
+    with _open(source) as file:
+        try:
             file.seek(source.offset)
             most = -1 if source.size is None else source.size
             return file.read(most if count < 0 else count if most < 0 else min(count, most))
-    except OSError as error:
-        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+        except OSError as error:
+            raise InputError(f"{source} cannot be read ({error.strerror})") from error
 
 
 def read_header(source: AudioSource) -> AudioHeader:
@@ -130,7 +160,7 @@ def read_header(source: AudioSource) -> AudioHeader:
     header = quick_header(source)
     if header is None:
         wav, rate, channels = _decode(source)
-        header = AudioHeader(len(wav), rate, channels, "FFMPEG", "")
+        header = _checked(AudioHeader(len(wav), rate, channels, "FFMPEG", ""), source)
     return header
 
 
@@ -145,26 +175,32 @@ def quick_header(source: AudioSource) -> AudioHeader | None:
         found = _find_pcm16(source)
         if found is not None:
             pcm, rate = found
-            return AudioHeader(pcm.num_samples, rate, 1, "WAV", "PCM_16", pcm)
-        with _opened(source) as sound:
-            if sound.frames == 0:
-                raise InputError(f"{source} holds no audio (0 samples)")
-            return AudioHeader(sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype)
-    except _UnknownToSndfile:
+            return _checked(AudioHeader(pcm.num_samples, rate, 1, "WAV", "PCM_16", pcm), source)
+        with opened(source) as sound:
+            header = AudioHeader(sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype)
+            return _checked(header, source)
+    except UnknownToSndfile:
         return None
+
+
+def _checked(header: AudioHeader, source: AudioSource) -> AudioHeader:
+    """Return the header of audio that can be used."""
+    if header.num_samples <= 0:
+        raise InputError(f"{source} holds no audio ({header.num_samples} samples)")
+    if not 0 < header.rate <= MAX_RATE:
+        raise InputError(f"{source} has a header that says {header.rate} Hz, which no audio has; make it again")
+    return header
 
 
 def _find_pcm16(source: AudioSource) -> tuple[Pcm16, int] | None:
     """Look into the header for 16-bit samples of one channel; return where they are, and their rate in Hz."""
-    try:
-        with open(source.path, "rb") as file:
+    with _open(source) as file:
+        try:
             size = os.fstat(file.fileno()).st_size if source.size is None else source.size
             file.seek(source.offset)
             return find_pcm16(file, size)
-    except FileNotFoundError as error:
-        raise InputError(f"{source} does not exist") from error
-    except OSError as error:
-        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+        except OSError as error:
+            raise InputError(f"{source} cannot be read ({error.strerror})") from error
 
 
 def audio_length(source: AudioSource) -> tuple[int, int]:
@@ -203,7 +239,7 @@ def read_audio(source: AudioSource, start: int = 0, num_samples: int | None = No
     else:
         try:
             wav, _, _ = _read_with_sndfile(source, start, num_samples)
-        except _UnknownToSndfile:
+        except UnknownToSndfile:
             wav = _decode(source)[0][start:][:num_samples]
     if len(wav) == 0:
         raise InputError(f"{source} has no audio from sample {start} on; it is shorter than its entry says")
@@ -219,7 +255,7 @@ def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
     """
     try:
         wav, rate, channels = _read_with_sndfile(source, 0, None)
-    except _UnknownToSndfile:
+    except UnknownToSndfile:
         wav, rate, channels = _decode(source)
     if len(wav) == 0:
         raise InputError(f"{source} holds no audio (0 samples)")
@@ -231,25 +267,26 @@ def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
 def _read_pcm16(source: AudioSource, pcm: Pcm16, start: int, num_samples: int | None) -> np.ndarray:
     left = max(pcm.num_samples - start, 0)
     count = left if num_samples is None else min(num_samples, left)
-    try:
-        with open(source.path, "rb", buffering=0) as file:
+    with _open(source, buffering=0) as file:
+        try:
             file.seek(source.offset + pcm.offset + 2 * start)
             data = file.read(2 * count)
-    except OSError as error:
-        raise InputError(f"{source} cannot be read ({error.strerror})") from error
+        except OSError as error:
+            raise InputError(f"{source} cannot be read ({error.strerror})") from error
     if len(data) < 2 * count:
         raise InputError(f"{source} ends before sample {start + count}; it is shorter than its entry says")
     return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(1 / 32768)
 
 
 def _read_with_sndfile(source: AudioSource, start: int, num_samples: int | None) -> tuple[np.ndarray, int, int]:
-    with _opened(source) as sound:
+    with opened(source) as sound:
         try:
             sound.seek(min(start, sound.frames))
-            wav = sound.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)[:, 0]
+            blocks = list(first_channel(sound, num_samples))
         except soundfile.LibsndfileError as error:
             raise InputError(f"{source} cannot be read from sample {start} on ({_reason(error)})") from error
-        return np.ascontiguousarray(wav), sound.samplerate, sound.channels
+        wav = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        return wav, sound.samplerate, sound.channels
 
 
 def _decode(source: AudioSource) -> tuple[np.ndarray, int, int]:

@@ -127,9 +127,24 @@ def rirs_root(folder: Path) -> Path:
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder that have one of the suffixes, in sorted order."""
+    """Yield the files below a folder that have one of the suffixes, in sorted order.
+
+    Links to folders are followed, but not back to a folder that is being walked and not twice to the same: two links
+    to their own folder are a million million paths.
+    """
+    followed: set[str] = set()
+
+    def is_new(subfolder: str) -> bool:
+        if not os.path.islink(subfolder):
+            return True
+        target = os.path.realpath(subfolder)
+        if target in followed or Path(os.path.realpath(os.path.dirname(subfolder))).is_relative_to(target):
+            return False
+        followed.add(target)
+        return True
+
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
+        subfolders[:] = [name for name in sorted(subfolders) if is_new(os.path.join(folder, name))]
         for name in sorted(files):
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(folder) / name

@@ -14,6 +14,7 @@ import numpy as np
 
 from wespeaker.data.audio import AudioSource, audio_length, read_header
 from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable, make_table
+from wespeaker.documents import parse_json
 from wespeaker.errors import InputError
 from wespeaker.files import replacing, write_lines
 
@@ -64,7 +65,7 @@ def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
 
 
 def read_pairs(path: Path, what: str) -> dict[str, str]:
-    """Read ``key value`` lines; the value may hold spaces.
+    """Read ``key value`` lines, blanks or tabs between the two; the value may hold more of them.
 
     Raises:
         InputError: with file and line, for a line without a value or a key that comes twice.
@@ -72,12 +73,12 @@ def read_pairs(path: Path, what: str) -> dict[str, str]:
     """
     pairs: dict[str, str] = {}
     for where, text in read_lines(path, what):
-        key, _, value = text.partition(" ")
-        if not value.strip():
+        key, *values = text.split(maxsplit=1)
+        if not values:
             raise InputError(f"{where}: expected 'key value' in {what}, found {text!r}")
         if key in pairs:
             raise InputError(f"{where}: {key} is in {what} twice")
-        pairs[key] = value.strip()
+        pairs[key] = values[0]
     return pairs
 
 
@@ -156,9 +157,9 @@ def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
         source = AudioSource(_run_pipe(path, folder / "piped") if path.endswith("|") else path)
         try:
             length = lengths.get(key) or audio_length(source)
+            builder.add(Utterance(key, speakers[key], source, length))
         except InputError as error:
             raise InputError(f"{folder / 'wav.scp'}: {key}: {error}; correct the list, or make it again") from error
-        builder.add(Utterance(key, speakers[key], source, length))
     return builder.table()
 
 
@@ -201,17 +202,20 @@ def read_raw_list(path: Path) -> UtteranceTable:
     """
     builder = TableBuilder()
     for where, text in read_lines(path, "the list of utterances"):
+        entry = parse_json(text, where)
         try:
-            entry = json.loads(text)
             key, spk, wav = str(entry["key"]), str(entry["spk"]), str(entry["wav"])
             known = (int(entry["num_samples"]), int(entry["sample_rate"])) if "num_samples" in entry else None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f'{where}: expected {{"key": …, "spk": …, "wav": …}}, found {text[:80]!r}') from error
         if "vad" in entry:
             raise InputError(f"{where}: {key} has speech segments (vad), which are not supported; cut the audio first")
         _refuse_pipe(wav, f"{where}: {key}")
         source = AudioSource(wav)
-        builder.add(Utterance(key, spk, source, known or audio_length(source)))
+        try:
+            builder.add(Utterance(key, spk, source, known or audio_length(source)))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     return builder.table()
 
 

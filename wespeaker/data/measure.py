@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from wespeaker.data.audio import AudioSource, read_whole
+from wespeaker.data.audio import AudioSource, UnknownToSndfile, first_channel, opened, read_whole
 from wespeaker.errors import InputError
+from wespeaker.files import open_plain
 
-BLOCK_SAMPLES = 1 << 18  # per channel; 1 MiB as float32
 FULL_SCALE = 1 - 2**-15  # the highest sample of 16-bit audio
 CLIPPED_RUN = 3  # samples in a row at full scale; speech that merely touches it has one or two
 
@@ -41,12 +41,13 @@ def measure(path: str) -> Measurement:
         InputError: it is missing, not audio, damaged, or holds no sample.
 
     """
+    source = AudioSource(path)
     try:
-        with soundfile.SoundFile(path) as sound:
-            found = _measure(_blocks(sound), sound.samplerate, sound.channels, is_cut=_is_cut_wav(path))
+        with opened(source) as sound:
+            found = _measure(first_channel(sound), sound.samplerate, sound.channels, is_cut=_is_cut_wav(path))
             promised = sound.frames
-    except soundfile.LibsndfileError:  # damaged, or none of libsndfile's formats: the one reader of all others decides
-        wav, rate, channels = read_whole(AudioSource(path))
+    except (UnknownToSndfile, soundfile.LibsndfileError):  # damaged, or for FFmpeg: the reader of all others decides
+        wav, rate, channels = read_whole(source)
         promised = len(wav)
         found = _measure([wav], rate, channels, is_cut=False)
     if found.num_samples < promised:
@@ -54,12 +55,6 @@ def measure(path: str) -> Measurement:
     if found.num_samples == 0:
         raise InputError(f"{path} holds no audio (0 samples)")
     return found
-
-
-def _blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Yield the first channel, (N,) float32 each; soundfile's own ``blocks`` repeats data where a file is damaged."""
-    while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-        yield block[:, 0]
 
 
 def _measure(blocks: Iterable[np.ndarray], rate: int, channels: int, *, is_cut: bool) -> Measurement:
@@ -100,7 +95,7 @@ def _has_run(flags: np.ndarray, length: int) -> bool:
 
 def _is_cut_wav(path: str) -> bool:
     """Whether a RIFF file is shorter than its header says; a header written into a pipe says nothing (0 or 4 GiB)."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         head = file.read(8)
     if len(head) < 8 or head[:4] != b"RIFF":
         return False

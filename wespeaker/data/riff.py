@@ -6,6 +6,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 _FORMAT_PCM, _FORMAT_EXTENSIBLE = 0x0001, 0xFFFE
+_MAX_CHUNKS = 1000  # before the samples; a file of zeros after its header would be millions of chunks of no length
 _PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")  # KSDATAFORMAT_SUBTYPE_PCM
 
 
@@ -36,7 +37,9 @@ def find_pcm16(file: BinaryIO, size: int) -> tuple[Pcm16, int] | None:
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return None
     position, rate = 12, 0
-    while position + 8 <= size:
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > size:
+            return None
         file.seek(start + position)
         chunk = file.read(8)
         if len(chunk) < 8:

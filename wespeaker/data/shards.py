@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -24,12 +23,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from wespeaker.data.audio import AudioSource, read_header
 from wespeaker.data.manifest import MAX_BAD_UTTS, read_lines
-from wespeaker.data.utterances import ROW, TableBuilder, Texts, Utterance, UtteranceTable, merge_tables
+from wespeaker.data.tar import DamagedTarError, TarMember, read_members
+from wespeaker.data.utterances import (
+    ROW,
+    TableBuilder,
+    Texts,
+    Utterance,
+    UtteranceTable,
+    check_table,
+    merge_tables,
+)
 from wespeaker.errors import InputError, listing
-from wespeaker.files import replacing
+from wespeaker.files import open_plain, replacing
 from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -37,6 +46,7 @@ logger = logging.getLogger(__name__)
 INDEX_SUFFIX = ".index"
 VERSION = 1
 AUDIO_SUFFIXES = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "wma")  # WeSpeaker's
+_MAX_SPEAKER_BYTES = 1024  # of a .spk member
 _PLACES, _PLACE_BYTES = 4, 1024  # of a tar file, in its checksum
 _READERS, _READ_AHEAD = 8, 64  # indexes read at a time, which hides the delays of a network disk, and in memory
 
@@ -96,7 +106,7 @@ def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> Uttera
 
 def _existing(shard: Path, listed_in: Path) -> Path:
     for path in (shard, listed_in.parent / shard):
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file raises for a name that is too long
             return path
     raise InputError(f"{shard} (a shard, named in {listed_in}) does not exist; run stage 2 again, or correct the list")
 
@@ -127,7 +137,7 @@ def scan_shard(shard: Path) -> ShardIndex:
             raise InputError(f"{shard}: {key}.spk has no audio beside it ({', '.join(AUDIO_SUFFIXES)})")
         if not speaker:
             raise InputError(f"{shard}: {audio.name} has no speaker: {key}.spk is missing or empty")
-        source = AudioSource(str(shard), audio.offset_data, audio.size)
+        source = AudioSource(str(shard), audio.offset, audio.size)
         try:
             header = read_header(source)
         except InputError as error:
@@ -143,17 +153,17 @@ def scan_shard(shard: Path) -> ShardIndex:
     return ShardIndex(builder.table(), bad)
 
 
-def _pairs(shard: Path) -> Iterator[tuple[str, str | None, tarfile.TarInfo | None]]:
+def _pairs(shard: Path) -> Iterator[tuple[str, str | None, TarMember | None]]:
     """Yield key, speaker and audio member of neighbours of the same name; what is missing is None."""
     last = "the start"
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with open_plain(shard) as file:
             key, speaker, audio = "", None, None
-            for member in tar:
+            for member in read_members(file):
                 last = member.name
                 _check_member(shard, member)
                 stem, _, suffix = member.name.rpartition(".")
-                if member.isdir() or suffix.lower() not in ("spk", *AUDIO_SUFFIXES):
+                if member.kind == "folder" or suffix.lower() not in ("spk", *AUDIO_SUFFIXES):
                     continue
                 if stem != key and (speaker, audio) != (None, None):
                     yield key, speaker, audio
@@ -162,13 +172,11 @@ def _pairs(shard: Path) -> Iterator[tuple[str, str | None, tarfile.TarInfo | Non
                 if suffix.lower() in AUDIO_SUFFIXES:
                     audio = member
                 else:
-                    file = tar.extractfile(member)
-                    assert file is not None  # it is a plain file
-                    speaker = file.read().decode().strip()
-            _check_end(shard, tar.offset)
+                    file.seek(member.offset)
+                    speaker = file.read(min(member.size, _MAX_SPEAKER_BYTES + 1)).decode().strip()
             if (speaker, audio) != (None, None):
                 yield key, speaker, audio
-    except (tarfile.TarError, UnicodeDecodeError, OSError) as error:
+    except (DamagedTarError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{shard} is damaged after {last} ({error}); copy or make it again") from error
 
 
@@ -184,18 +192,24 @@ def check_member_name(shard: Path, name: str) -> None:
         raise InputError(f"{shard}: the member {name} would lie outside of the folder it is unpacked in; it is refused")
 
 
-def _check_member(shard: Path, member: tarfile.TarInfo) -> None:
+def _check_member(shard: Path, member: TarMember) -> None:
     check_member_name(shard, member.name)
-    if not (member.isdir() or (member.isreg() and not member.issparse())):
+    if member.kind == "other":
         raise InputError(f"{shard}: the member {member.name} is not a plain file; it is refused")
 
 
-def _check_end(shard: Path, offset: int) -> None:
-    """Check that a block of zeros, tar's end mark, is where the members end: tarfile stops at anything silently."""
-    with open(shard, "rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no header and no end mark at byte {offset}")
+class _Head(BaseModel, strict=True):
+    """The first line of an index."""
+
+    version: int
+    rows: int
+    key_bytes: int
+    crc32: int
+    tar_bytes: int
+    tar_crc32: int
+    bad: list[str]
+    changed: dict[str, int]
+    speakers: list[str]
 
 
 def save_index(shard: Path, index: ShardIndex) -> None:
@@ -203,60 +217,62 @@ def save_index(shard: Path, index: ShardIndex) -> None:
     table = index.table
     body = table.rows.tobytes() + table.keys.ends.astype("<i8").tobytes() + table.keys.blob
     tar_bytes, tar_crc32 = tar_fingerprint(shard)
-    head = {
-        "version": VERSION,
-        "rows": len(table),
-        "key_bytes": len(table.keys.blob),
-        "crc32": zlib.crc32(body),
-        "tar_bytes": tar_bytes,
-        "tar_crc32": tar_crc32,
-        "bad": index.bad,
-        "changed": index.changed,
-        "speakers": table.speakers,
-    }
+    head = _Head(
+        version=VERSION,
+        rows=len(table),
+        key_bytes=len(table.keys.blob),
+        crc32=zlib.crc32(body),
+        tar_bytes=tar_bytes,
+        tar_crc32=tar_crc32,
+        bad=index.bad,
+        changed=index.changed,
+        speakers=table.speakers,
+    )
     with replacing(index_path(shard)) as temporary:
-        temporary.write_bytes(json.dumps(head).encode() + b"\n" + body)
+        temporary.write_bytes(json.dumps(head.model_dump()).encode() + b"\n" + body)
 
 
 def load_index(shard: Path) -> ShardIndex:
     """Read the index of a tar file and check that it belongs to it.
 
     Raises:
-        InputError: it is damaged, or made from another tar file.
+        InputError: it is damaged, says what cannot be, or was made from another tar file.
 
     """
     path = index_path(shard)
     again = f"remove {path.name} and it is made anew, or run stage 2 again"
     line, _, body = path.read_bytes().partition(b"\n")
     try:
-        head = json.loads(line)
-        if head["version"] != VERSION:
-            raise InputError(f"{path} has layout {head['version']}, this program reads {VERSION}; {again}")
-        keys_at = head["rows"] * ROW.itemsize
-        blob_at = keys_at + 8 * head["rows"]
-        if len(body) != blob_at + head["key_bytes"] or zlib.crc32(body) != head["crc32"]:
-            raise ValueError("checksum")
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        head = _Head.model_validate_json(line)
+    except ValidationError as error:
         raise InputError(f"{path} (the index of a shard) is damaged; {again}") from error
-    if (found := tar_fingerprint(shard)) != (head["tar_bytes"], head["tar_crc32"]):
+    if head.version != VERSION:
+        raise InputError(f"{path} has layout {head.version}, this program reads {VERSION}; {again}")
+    keys_at = head.rows * ROW.itemsize
+    blob_at = keys_at + 8 * head.rows
+    if min(head.rows, head.key_bytes) < 0 or len(body) != blob_at + head.key_bytes or zlib.crc32(body) != head.crc32:
+        raise InputError(f"{path} (the index of a shard) is damaged; {again}")
+    if (found := tar_fingerprint(shard)) != (head.tar_bytes, head.tar_crc32):
         raise InputError(
-            f"{path} was made from another {shard.name}: that one had {head['tar_bytes']} bytes and checksum "
-            f"{head['tar_crc32']}, this one has {found[0]} and {found[1]}; {again}"
+            f"{path} was made from another {shard.name}: that one had {head.tar_bytes} bytes and checksum "
+            f"{head.tar_crc32}, this one has {found[0]} and {found[1]}; {again}"
         )
     table = UtteranceTable(
         Texts(body[blob_at:], np.frombuffer(body[keys_at:blob_at], "<i8")),
-        head["speakers"],
+        head.speakers,
         Texts.of([str(shard)]),
         np.frombuffer(body[:keys_at], ROW),
     )
-    return ShardIndex(table, head["bad"], Counter(head["changed"]))
+    try:
+        check_table(table, num_bytes=head.tar_bytes)
+    except InputError as error:
+        raise InputError(f"{path} (the index of a shard) {error}; {again}") from error
+    return ShardIndex(table, head.bad, Counter(head.changed))
 
 
 def tar_fingerprint(shard: Path) -> tuple[int, int]:
     """Return (size in bytes, CRC-32 of a kibibyte at the start, a quarter, half and three quarters of it)."""
-    with open(shard, "rb", buffering=0) as file:
+    with open_plain(shard, buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         crc = 0
         for place in range(_PLACES):

@@ -15,7 +15,7 @@ from typing import overload
 
 import numpy as np
 
-from wespeaker.data.audio import AudioSource
+from wespeaker.data.audio import MAX_RATE, AudioSource
 from wespeaker.data.riff import Pcm16
 from wespeaker.errors import InputError
 
@@ -32,6 +32,8 @@ ROW = np.dtype(
 )
 _PACK = struct.Struct("<iiqqqii")
 WHOLE, NO_PCM = -1, -1
+_MAX_SAMPLES = 1 << 47  # per channel
+MAX_NAME_BYTES = 1024  # of a key or a speaker: sorting takes the longest key times the number of keys
 _BLOCK = 1 << 18  # bytes of text that are moved at a time
 
 
@@ -201,8 +203,26 @@ class TableBuilder:
         self._speakers: dict[str, int] = {}
 
     def add(self, utt: Utterance) -> None:
-        """Append one."""
+        """Append one.
+
+        Raises:
+            InputError: a name is none that lines of text can hold, or the length is none of audio.
+
+        """
         source = utt.source
+        if not (is_name(utt.key) and is_name(utt.spk)):
+            raise InputError(
+                f"{source}: the key {utt.key[:80]!r} and the speaker {utt.spk[:80]!r} must be of 1 to {MAX_NAME_BYTES} "
+                f"bytes in UTF-8 without blanks, at which the lines of a manifest end a name; rename them"
+            )
+        if not _is_utf8(source.path):
+            raise InputError(f"{utt.key} lies in {source.path!r}, which is not UTF-8; rename the file")
+        samples, rate = utt.length
+        if not (0 < samples <= _MAX_SAMPLES and 0 < rate <= MAX_RATE):
+            raise InputError(
+                f"{source}: {utt.key} cannot have {samples} samples at {rate} Hz (at least 1, 1 to {MAX_RATE} Hz); "
+                f"correct its entry, or leave the length out"
+            )
         self._keys.append(utt.key)
         self._rows += _PACK.pack(
             self._speakers.setdefault(utt.spk, len(self._speakers)),
@@ -222,6 +242,64 @@ class TableBuilder:
         """
         rows = np.frombuffer(self._rows, ROW)
         return _sorted_table(self._keys.texts(), list(self._speakers), self._files.texts(), rows)
+
+
+def is_name(text: str) -> bool:
+    """Whether a key or a speaker can stand in a line of text: a newline in one would be a line of its own there."""
+    return text.split() == [text] and _is_utf8(text) and len(text.encode()) <= MAX_NAME_BYTES
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)  # halves of a pair
+
+
+def check_table(table: UtteranceTable, *, num_bytes: int) -> None:
+    """Check a table of one file that was not made by a `TableBuilder`.
+
+    Args:
+        table: keys, speakers and rows as they were read.
+        num_bytes: size of the file.
+
+    Raises:
+        InputError: with what is impossible in it.
+
+    """
+    rows, ends, text = table.rows, table.keys.ends, np.frombuffer(table.keys.blob, np.uint8)
+    lengths = np.diff(ends, prepend=0)
+    samples = rows["samples"]
+    most = np.where(rows["pcm"] == NO_PCM, _MAX_SAMPLES, (rows["size"] - rows["pcm"]) // 2)
+    problems = {
+        "has keys that no line of text can hold": not (
+            (int(ends[-1]) if len(ends) else 0) == len(text)
+            and ((lengths > 0) & (lengths <= MAX_NAME_BYTES)).all()
+            and (text[ends[:-1]] & 0xC0 != 0x80).all()  # no key begins within a letter
+            and _is_one_word(table.keys.blob)
+        ),
+        "has speakers that no line of text can hold": not (
+            " ".join(table.speakers).split() == table.speakers
+            and max(map(len, table.speakers), default=0) <= MAX_NAME_BYTES
+        ),
+        "has rows of speakers or files that it does not have": not (
+            ((rows["spk"] >= 0) & (rows["spk"] < len(table.speakers)) & (rows["file"] == 0)).all()
+        ),
+        "has rows that lie outside of the file": not (
+            (rows["offset"] >= 0) & (rows["size"] >= 0) & (rows["size"] <= num_bytes - rows["offset"])
+        ).all(),
+        "has rows of impossible lengths": not (
+            ((samples > 0) & (samples <= most) & (rows["pcm"] >= NO_PCM)).all()
+            and ((rows["rate"] > 0) & (rows["rate"] <= MAX_RATE)).all()
+        ),
+    }
+    if found := [problem for problem, is_there in problems.items() if is_there]:
+        raise InputError(found[0])
+
+
+def _is_one_word(blob: bytes) -> bool:
+    try:
+        text = blob.decode()
+    except UnicodeDecodeError:
+        return False
+    return text.split() == [text] or not text
 
 
 def make_table(utterances: Iterable[Utterance]) -> UtteranceTable:

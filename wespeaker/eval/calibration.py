@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
@@ -21,6 +22,7 @@ from wespeaker.files import replacing
 
 MEASURES = ("duration", "norm", "cohort_mean")  # of the two utterances of a trial
 MAX_DURATION_SEC = 20.0  # more makes an embedding no better: WeSpeaker's bound
+_PARTS = ("min", "max", "diff", "ratio")  # what the regression sees of a measure
 # Cohort means may be 0 or below, and a duration may be 0. From here on, a ratio says nothing.
 _RATIO_FLOOR = 1e-3
 # Of the squared weights of standardised features. It makes the solution unique (max - min is a combination of max and
@@ -142,17 +144,27 @@ def load_calibration(path: PathLike) -> Calibration:
     """Read what `save_calibration` wrote.
 
     Raises:
-        InputError: for a file that is missing or is no such JSON.
+        InputError: for a file that is missing, is no such JSON, or has weights of other features.
     """
     try:
-        calibration = Calibration(**json.loads(Path(path).read_text(encoding="utf-8")))
-        numbers = [calibration.offset, *calibration.weights.values()]
+        calibration = TypeAdapter(Calibration).validate_json(Path(path).read_bytes(), strict=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; it is made by tools/calibrate.py (stage 7)") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a calibration that tools/calibrate.py wrote ({error})") from None
-    if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
-        raise InputError(f"{path} must hold finite numbers as weights and offset, found {numbers}")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise InputError(
+            f"{path} is not a calibration that tools/calibrate.py wrote ({where}: {problem['msg']})"
+        ) from None
+    numbers = [calibration.offset, *calibration.weights.values()]
+    if not (all(map(math.isfinite, numbers)) and 0 < calibration.p_target < 1):
+        raise InputError(
+            f"{path} must hold finite numbers as weights and offset and a p_target between 0 and 1, "
+            f"found {numbers} and {calibration.p_target}"
+        )
+    features = {"score", *(f"{measure}_{part}" for measure in calibration.measures for part in _PARTS)}
+    if odd := sorted(calibration.weights.keys() ^ features):
+        raise InputError(f"{path} must have weights of the score and of whole quality measures; {listing(odd)} is odd")
     return calibration
 
 

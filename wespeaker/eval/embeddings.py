@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
 from wespeaker.errors import InputError, listing
-from wespeaker.files import replacing, write_lines
+from wespeaker.files import open_plain, replacing, write_lines
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
 BLOCK = 1024  # embeddings converted to float64 at a time: 2 MB at D = 256, the fastest of 512 … 32768 (cache)
+
+MAX_DIM = 1 << 16  # numbers of an embedding; one that has more, which a damaged file may claim, is none
 
 # How a binary vector of floats or doubles begins in an ark; its dimension, a 4-byte integer, follows.
 _VECTOR_TYPES = {b"\0BFV \x04": "<f4", b"\0BDV \x04": "<f8"}
@@ -43,6 +45,7 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
         InputError: what ``embeddings`` raises, or a wrong count.
 
     """
+    folder = folder.resolve()  # kaldiio takes a name that begins with | for a shell command, an absolute one does not
     ark, scp = folder / "xvector.ark", folder / "xvector.scp"
     count, total = 0, np.zeros(1)
     with replacing(ark) as new_ark, replacing(scp) as new_scp, replacing(folder / "mean_vec.npy") as new_mean:
@@ -62,8 +65,9 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
 def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
     """Read the vectors that a Kaldi ``xvector.scp`` points to.
 
-    Lines are ``utt file.ark:offset``, the vectors binary floats or doubles. Nothing of what is read is executed:
-    entries that are shell pipes are refused, and so are arks with Python pickles, both of which kaldiio would run.
+    Lines are ``utt file.ark:offset``, the vectors binary floats or doubles. Nothing of what is read is executed or
+    waited for: entries that are shell pipes are refused, and so are arks with Python pickles, both of which kaldiio
+    would run, and whatever is not a plain file.
 
     Returns:
         The U utterances in the order of the file, and their embeddings, (U, D) float32.
@@ -82,14 +86,21 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
                 ark, ark_path = _map_file(path), path
             except OSError as error:
                 raise InputError(f"{scp}:{line}: cannot read {path} ({error.strerror}); extract again") from None
+            except InputError as error:
+                raise InputError(f"{scp}:{line}: {error}") from None
         dtype = _VECTOR_TYPES.get(ark[offset : offset + 6])
         if dtype is None:
             raise InputError(f"{scp}:{line}: there is no binary Kaldi vector at {path}:{offset}; extract again")
         start = offset + 10  # after the dimension, 4 bytes
         dim = int.from_bytes(ark[start - 4 : start], "little", signed=True)
-        if row == 0 and dim > 0:
-            embeddings = np.empty((len(entries), dim), dtype=np.float32)
-        if dim != embeddings.shape[1] or dim == 0:
+        if not 0 < dim <= MAX_DIM:
+            raise InputError(f"{scp}:{line}: the vector at {path}:{offset} claims {dim} numbers; extract again")
+        if row == 0:
+            try:
+                embeddings = np.empty((len(entries), dim), dtype=np.float32)
+            except MemoryError:
+                raise InputError(f"{scp}: {len(entries)} embeddings of {dim} numbers do not fit into memory") from None
+        if dim != embeddings.shape[1]:
             raise InputError(
                 f"{scp}:{line}: the embedding of {utt} has shape ({dim},), "
                 f"where the first of the file has {embeddings.shape[1]} numbers"
@@ -103,7 +114,7 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
 
 def _map_file(path: str) -> bytes | mmap.mmap:
     """Return the bytes of a file, read as they are asked for."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         empty = os.fstat(file.fileno()).st_size == 0
         return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -115,14 +126,16 @@ def load_mean_vec(path: PathLike) -> NDArray[np.float64]:
         InputError: for a file that is missing, is not a numpy array (pickles are refused) or is not a finite vector.
     """
     try:
-        mean_vec = np.load(path, allow_pickle=False)
+        # Mapped: a header that promises more than the file holds is an error then, before memory is taken for it.
+        mean_vec = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; it is made when the training set is extracted") from None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # numpy evaluates the header as Python literals, of which anything may be raised
         raise InputError(f"{path} is not an array saved by numpy ({error})") from None
-    if mean_vec.ndim != 1 or mean_vec.dtype.kind != "f" or not np.isfinite(mean_vec).all():
+    fits = mean_vec.ndim == 1 and mean_vec.dtype.kind == "f" and mean_vec.size <= MAX_DIM
+    if not (fits and np.isfinite(mean_vec).all()):
         raise InputError(f"{path} must hold one vector of finite floats, found {mean_vec.dtype} {mean_vec.shape}")
-    return mean_vec.astype(np.float64)
+    return np.array(mean_vec, dtype=np.float64)
 
 
 def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
@@ -196,14 +209,13 @@ def _read_scp(scp: PathLike) -> dict[str, tuple[str, int, int]]:
     except UnicodeDecodeError:
         raise InputError(f"{scp} is not a text file of lines 'utt file.ark:offset'") from None
     for number, line in enumerate(lines, 1):
-        utt, _, source = line.strip().partition(" ")
-        if not utt:
+        if not (fields := line.split(maxsplit=1)):
             continue
-        source = source.strip()
+        utt, source = fields[0], "".join(fields[1:]).strip()
         if source.endswith("|") or source.startswith("|"):
             raise InputError(f"{scp}:{number}: '{source}' is a shell command; only 'file.ark:offset' is read")
         ark, _, offset = source.rpartition(":")
-        if not (ark and offset.isascii() and offset.isdigit()):
+        if not (ark and offset.isascii() and offset.isdigit() and len(offset) < 20):
             raise InputError(f"{scp}:{number}: expected 'utt file.ark:offset', found '{line.strip()}'")
         if utt in entries:
             raise InputError(f"{scp}:{number}: {utt} was already given at {scp}:{entries[utt][2]}")

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from wespeaker.data.trials import read_scores
+from wespeaker.documents import parse_json, parse_yaml
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.fingerprint import trials_sha256
 from wespeaker.eval.metrics import ErrorTradeoff, error_tradeoff
+
+
+def _is_rate(text: str) -> str:
+    if not 0 < float(text) <= 1:
+        raise ValueError("must be above 0 and at most 1")
+    return text
+
+
+_Far = Annotated[str, AfterValidator(_is_rate)]  # such as "0.01"
+_Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class _Point(BaseModel):
+    tar: float
+
+
+class _Intervals(BaseModel):
+    level: float
+    replicates: int
+    eer: _Interval | None = None
+    min_dcf: dict[str, _Interval] = {}
+    tar_at_far: dict[_Far, _Interval | None] = {}
+
+
+class _Rates(BaseModel):
+    """What the report shows of a list in results.json; there may be more."""
+
+    num_target: int
+    num_nontarget: int
+    eer: float
+    min_dcf: dict[str, float] = Field(min_length=1)
+    tar_at_far: dict[_Far, _Point]
+    interval: _Intervals | None = None
 
 
 @dataclass(frozen=True)
@@ -154,10 +187,7 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
 
 
 def _json_object(text: str, where: object) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON: {error}; make it again, or remove it") from None
+    value = parse_json(text, where)
     if not isinstance(value, dict):
         raise InputError(f"{where} must hold a JSON object, found {type(value).__name__}")
     return value
@@ -167,10 +197,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any] | None:
     text = _read_text(path)
     if text is None:
         return None
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    value = parse_yaml(text, path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(value).__name__}")
     return value
@@ -200,4 +227,10 @@ def _read_results(path: Path) -> Mapping[str, Any] | None:
         needed = ("num_target", "num_nontarget", "eer", "min_dcf", "tar_at_far")
         if missing := [key for key in needed if key not in rates]:
             raise InputError(f"{path}: list {name} lacks {listing(missing)}; score again")
+        try:
+            _Rates.model_validate(rates, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise InputError(f"{path}: list {name}: {where}: {problem['msg']}; score again") from None
     return results

@@ -1,5 +1,8 @@
+import contextlib
 import io
+import os
 import tarfile
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +12,7 @@ from conftest import RATE, write_m4a, write_wav
 
 from wespeaker.data.audio import AudioSource, audio_length, read_audio, read_header, read_whole
 from wespeaker.data.crops import fit_length, read_crop
+from wespeaker.data.measure import measure
 from wespeaker.errors import InputError
 
 
@@ -151,7 +155,7 @@ def test_a_file_shorter_than_what_is_known_of_it_is_named(tmp_path, wav):
     with pytest.raises(InputError, match="has no audio from sample 99999 on"):
         read_audio(source, 99999, 10)
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.wav cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"a\.wav does not exist"):
         read_audio(source, 0, 10)
 
 
@@ -159,3 +163,63 @@ def test_samples_that_are_not_finite_stop_a_whole_read(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.array([0.0, np.nan, 0.1]), RATE, subtype="FLOAT")
     with pytest.raises(InputError, match=r"a\.wav holds samples that are not finite"):
         read_whole(AudioSource(str(tmp_path / "a.wav")))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_pipes_and_standard_input_are_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.wav")
+    for read in (read_header, read_audio, read_whole):
+        with pytest.raises(InputError, match=r"a\.wav is not a plain file but a pipe"):
+            read(AudioSource(str(tmp_path / "a.wav")))
+    with pytest.raises(InputError, match="not a plain file"):
+        measure(str(tmp_path / "a.wav"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="- does not exist"):
+        measure("-")
+    with pytest.raises(InputError, match="is no path"):
+        read_header(AudioSource("a\0.wav"))
+
+
+def test_a_name_says_nothing_about_the_format(tmp_path, wav):
+    """libsndfile takes what is called .raw, .vox or .gsm for such audio, whatever is in it."""
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    for suffix in ("raw", "vox", "gsm"):
+        path = tmp_path / f"a.{suffix}"
+        path.write_bytes(b"this is not audio" * 100)
+        with pytest.raises(InputError, match="cannot be read as audio"):
+            read_header(AudioSource(str(path)))
+        path.write_bytes(write_wav(tmp_path / "a.wav", wav).read_bytes())
+        assert audio_length(AudioSource(str(path))) == (len(wav), RATE)
+        assert measure(str(path)).num_samples == len(wav)
+    assert before is None or len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("rate", [0, 384_001, 2**31, 2**32 - 1])
+def test_an_impossible_sample_rate_is_an_error(tmp_path, wav, rate):
+    path = write_wav(tmp_path / "a.wav", wav)
+    data = bytearray(path.read_bytes())
+    data[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"a header that says {rate} Hz|cannot be read as audio"):
+        audio_length(AudioSource(str(path)))
+
+
+def test_a_length_that_lies_takes_no_memory(tmp_path, wav):
+    """A FLAC header that promises 2**36 - 1 samples: 256 GiB as float32."""
+    soundfile.write(tmp_path / "a.flac", wav, RATE)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    (tmp_path / "a.flac").write_bytes(data)
+    source = AudioSource(str(tmp_path / "a.flac"))
+    assert audio_length(source)[0] == 2**36 - 1
+    tracemalloc.start()
+    try:
+        for read in (lambda: read_whole(source)[0], lambda: read_audio(source), lambda: read_audio(source, 0, 2**40)):
+            with contextlib.suppress(InputError):
+                assert len(read()) == len(wav)
+        with pytest.raises(InputError, match=r"is damaged|cannot be read"):
+            measure(str(source))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()

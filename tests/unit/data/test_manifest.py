@@ -62,11 +62,21 @@ def test_the_two_files_must_agree(tmp_path):
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("not json", "raw.list:1: expected"),
+        ("not json", "raw.list:1 is not valid JSON"),
+        ('"text"', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s"}', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s", "wav": "rm -rf / |"}', "raw.list:1: a is a shell command"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 9}', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "vad": [["0", "1.5"]]}', "a has speech segments .* not supported"),
+        ("[" * 100_000, "raw.list:1 is not valid JSON: maximum recursion"),
+        ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": Infinity, "sample_rate": 1}', "raw.list:1: expected"),
+        ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 5, "sample_rate": 0}', "raw.list:1: .* at 0 Hz"),
+        (
+            '{"key": "a\\nb", "spk": "s", "wav": "x", "num_samples": 5, "sample_rate": 8}',
+            "raw.list:1: .*without blanks",
+        ),
+        ('{"key": "\\ud800", "spk": "s", "wav": "x", "num_samples": 5, "sample_rate": 8}', "raw.list:1: .*UTF-8"),
+        ('{"key": "a", "spk": "s", "wav": "x\\u0000.wav"}', "raw.list:1: .* is no path of a file"),
     ],
 )
 def test_bad_raw_lists(tmp_path, line, match):
@@ -130,3 +140,25 @@ def test_a_command_that_fails_is_named(tmp_path):
     with pytest.raises(InputError, match=r"exit 3 \|' ended with code 3: no such thing"):
         read_manifest(folder, allow_pipes=True)
     assert not list((folder / "piped").iterdir())
+
+
+def test_blanks_and_tabs_end_a_key(tmp_path):
+    (tmp_path / "wav.scp").write_text("a\t/x y.wav\nb  /z.wav\n")
+    assert read_scp(tmp_path / "wav.scp") == {"a": "/x y.wav", "b": "/z.wav"}
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("a 0 16000", "cannot have 0 samples at 16000 Hz"),
+        ("a -800 16000", "cannot have -800 samples"),
+        ("a 800 0", "800 samples at 0 Hz"),
+        ("a 800 99999999999", "99999999999 Hz"),
+        ("a " + "9" * 30 + " 16000", "cannot have 9"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(tmp_path, line, match):
+    folder = make_folder(tmp_path / "d", {"a": write_wav(tmp_path / "a.wav", np.zeros(800))})
+    (folder / "utt2num_samples").write_text(line + "\n")
+    with pytest.raises(InputError, match=rf"wav\.scp: a: .*{match}"):
+        read_manifest(folder)

@@ -3,7 +3,8 @@ import pytest
 import soundfile
 from conftest import RATE, voice, write_m4a, write_wav
 
-from wespeaker.data.measure import BLOCK_SAMPLES, measure
+from wespeaker.data.audio import BLOCK_SAMPLES
+from wespeaker.data.measure import measure
 from wespeaker.errors import InputError
 
 

@@ -73,3 +73,19 @@ def test_random_spans_equal_libsndfile_bit_for_bit(layout, tmp_path):
 )
 def test_everything_else_is_left_to_libsndfile(what, data):
     assert find_pcm16(io.BytesIO(data), len(data)) is None
+
+
+def test_zeros_after_the_header_are_not_walked_through():
+    """A file that was given its size before its samples: each eight zeros are a chunk without name and length."""
+
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, *args):
+            self.reads += 1
+            return super().read(*args)
+
+    data = wave(chunk(b"fmt ", PCM)) + bytes(1 << 20)
+    file = Counted(data)
+    assert find_pcm16(file, len(data)) is None
+    assert file.reads < 2000

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from wespeaker.config import DatasetArgs
 from wespeaker.data.audio import read_audio
 from wespeaker.data.dataset import read_training_list
 from wespeaker.data.shards import index_path, load_index, read_shard_list
+from wespeaker.data.utterances import ROW
 from wespeaker.errors import InputError
 
 
@@ -122,7 +124,7 @@ def zero_header(data):
     [
         (
             lambda data: data.__delitem__(slice(30000, None)),
-            r"damaged after id00001/v/00001\.wav\.wav \(unexpected end",
+            r"damaged after id00001/v/00001\.wav\.spk \(unexpected end",
         ),
         (lambda data: data.__delitem__(slice(35 * 512 + 9, None)), r"damaged after .*00000\.wav\.wav \(no header"),
         (lambda data: data.__delitem__(slice(35 * 512, None)), r"damaged after .*00000\.wav\.wav \(no .* end mark"),
@@ -263,3 +265,94 @@ def bytes_read():
     """Return the bytes that this process asked the kernel for so far."""
     with open(f"/proc/{os.getpid()}/io") as file:
         return int(file.readline().split()[1])
+
+
+def with_head(**values):
+    """Change the head of an index, checksum and all."""
+
+    def change(data):
+        line, _, body = bytes(data).partition(b"\n")
+        data[:] = json.dumps({**json.loads(line), **values}).encode() + b"\n" + body
+
+    return change
+
+
+def with_row(field, value, row=0):
+    """Change a field of a row, and make the checksum right again."""
+
+    def change(data):
+        line, _, body = bytes(data).partition(b"\n")
+        rows = np.frombuffer(body[: 5 * ROW.itemsize], ROW).copy()
+        rows[field][row] = value
+        body = rows.tobytes() + body[5 * ROW.itemsize :]
+        data[:] = json.dumps({**json.loads(line), "crc32": zlib.crc32(body)}).encode() + b"\n" + body
+
+    return change
+
+
+def with_keys(ends=None, blob=None):
+    """Change the keys, and make checksum and size right again."""
+
+    def change(data):
+        line, _, body = bytes(data).partition(b"\n")
+        at = 5 * ROW.itemsize
+        tail = body[at : at + 40] if ends is None else np.array(ends, "<i8").tobytes()
+        new = body[:at] + tail + (body[at + 40 :] if blob is None else blob)
+        head = {**json.loads(line), "crc32": zlib.crc32(new), "key_bytes": len(new) - at - 40}
+        data[:] = json.dumps(head).encode() + b"\n" + new
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (with_head(rows=-1), "is damaged"),
+        (with_head(rows=10**30), "is damaged"),
+        (with_head(rows="5"), "is damaged"),
+        (with_head(rows=0, key_bytes=-48), "is damaged"),
+        (with_head(bad=[1]), "is damaged"),
+        (with_head(changed=[]), "is damaged"),
+        (lambda data: data.__setitem__(slice(None), b"[" * 100_000 + b"\n"), "is damaged"),
+        (with_head(speakers=["id00000"]), "rows of speakers or files that it does not have"),
+        (with_head(speakers=["id00000", "id00001", "id00002 touch x|"]), "speakers that no line of text can hold"),
+        (with_head(speakers=["id00000", "id00001", "x" * 2000]), "speakers that no line of text can hold"),
+        (with_row("spk", -1), "rows of speakers or files"),
+        (with_row("spk", 2**31 - 1), "rows of speakers or files"),
+        (with_row("file", 1), "rows of speakers or files"),
+        (with_row("offset", -1), "lie outside of the file"),
+        (with_row("offset", 2**63 - 1), "lie outside of the file"),
+        (with_row("size", -1), "lie outside of the file"),
+        (with_row("size", 2**62), "lie outside of the file"),
+        (with_row("samples", 0), "impossible lengths"),
+        (with_row("samples", 2**62), "impossible lengths"),
+        (with_row("samples", -1, row=4), "impossible lengths"),
+        (with_row("rate", 0), "impossible lengths"),
+        (with_row("pcm", -7), "impossible lengths"),
+        (with_row("pcm", 2**31 - 1), "impossible lengths"),
+        (with_keys(ends=[19, 38, 57, 76, 2**62]), "keys that no line of text can hold"),
+        (with_keys(ends=[19, 38, 57, 57, 95]), "keys that no line of text can hold"),
+        (with_keys(ends=[-1, 38, 57, 76, 95]), "keys that no line of text can hold"),
+        (with_keys(blob=b"a b" + b"c" * 92), "keys that no line of text can hold"),
+        (with_keys(blob=b"\xff" * 95), "keys that no line of text can hold"),
+        (with_keys(blob=b"a" * 18 + "ä".encode() + b"a" * 75), "keys that no line of text can hold"),  # cut in two
+    ],
+)
+def test_lies_of_an_index_are_refused(shard, change, match):
+    """What is behind a right checksum was written so; nothing of it leads out of the file, or takes memory."""
+    read_shard_list(listed(shard))
+    rewrite(index_path(shard), change)
+    with pytest.raises(InputError, match=rf"\.tar\.index .*{match}.*remove shards_000000000\.tar\.index"):
+        load_index(shard)
+
+
+@pytest.mark.parametrize("spk", ["id1 id2", "id1\nid2 touch /tmp/x |", "s" * 2000])
+def test_speakers_that_manifests_cannot_hold_are_refused(tmp_path, spk):
+    with pytest.raises(InputError, match=r"the speaker .* must be of 1 to 1024 bytes in UTF-8 without blanks"):
+        read_shard_list(listed(write_tar(tmp_path / "a.tar", pair(1, spk=spk))))
+
+
+def test_a_name_too_long_for_the_file_system_is_missing(tmp_path):
+    (tmp_path / "shard.list").write_text("x" * 5000 + "\n")
+    with pytest.raises(InputError, match="does not exist; run stage 2 again"):
+        read_shard_list(tmp_path / "shard.list")

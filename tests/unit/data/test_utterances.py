@@ -5,7 +5,7 @@ import pytest
 
 from wespeaker.data.audio import AudioSource
 from wespeaker.data.riff import Pcm16
-from wespeaker.data.utterances import Texts, Utterance, make_table, merge_tables
+from wespeaker.data.utterances import TableBuilder, Texts, Utterance, make_table, merge_tables
 from wespeaker.errors import InputError
 
 UTTS = [
@@ -71,3 +71,27 @@ def test_a_table_of_nothing():
 def test_it_survives_pickling():
     """As loader processes need where they are spawned, not forked."""
     assert list(pickle.loads(pickle.dumps(make_table(UTTS)))) == list(make_table(UTTS))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"key": "a b"}, r"the key 'a b' and the speaker 's' must be of 1 to 1024 bytes"),
+        ({"key": "a\nid1 touch /tmp/x |"}, "the key"),
+        ({"key": ""}, "the key ''"),
+        ({"key": "a" * 1025}, "the key"),
+        ({"key": "\ud800"}, "the key"),
+        ({"spk": "s\u2028t"}, "the speaker"),
+        ({"source": AudioSource("\ud800.wav")}, "not UTF-8"),
+        ({"length": (0, 16000)}, "cannot have 0 samples at 16000 Hz"),
+        ({"length": (-5, 16000)}, "cannot have -5 samples"),
+        ({"length": (2**80, 16000)}, "cannot have"),
+        ({"length": (5, 0)}, "5 samples at 0 Hz"),
+        ({"length": (5, 2**31)}, "Hz"),
+    ],
+)
+def test_names_and_lengths_that_nothing_can_hold_are_refused(change, match):
+    good = {"key": "a", "spk": "s", "source": AudioSource("a.wav"), "length": (5, 16000)}
+    TableBuilder().add(Utterance(**good))
+    with pytest.raises(InputError, match=match):
+        TableBuilder().add(Utterance(**{**good, **change}))

@@ -156,9 +156,19 @@ def test_a_calibration_without_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"c.json does not exist; .*stage 7"):
         load_calibration(tmp_path / "c.json")
     good = Calibration("s", 0.01, {"score": 1.0}, 0.0, 1, 1, "")
-    for bad in (replace(good, offset=float("nan")), replace(good, weights={"score": None})):  # type: ignore[dict-item]
+    for bad, match in (
+        (replace(good, offset=float("nan")), "must hold finite numbers"),
+        (replace(good, p_target=1.5), "a p_target between 0 and 1, found .* and 1.5"),
+        (
+            replace(good, weights={"score": None}),
+            r"not a calibration .*\(weights\.score: Input should be a valid number",
+        ),  # type: ignore[dict-item]
+        (replace(good, weights={"score": 1.0, "norm_min": 1.0}), "norm_diff, norm_max, norm_ratio is odd"),
+        (replace(good, weights={"score": 1.0, "mood": 1.0}), "mood is odd"),
+        (replace(good, weights={}), "score is odd"),
+    ):
         save_calibration(tmp_path / "c.json", bad)
-        with pytest.raises(InputError, match="must hold finite numbers"):
+        with pytest.raises(InputError, match=match):
             load_calibration(tmp_path / "c.json")
 
 

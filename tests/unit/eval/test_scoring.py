@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -19,7 +20,7 @@ from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_
 from wespeaker.errors import InputError
 from wespeaker.eval import embeddings as embeddings_module
 from wespeaker.eval import scoring
-from wespeaker.eval.embeddings import load_embeddings, load_mean_vec
+from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
 from wespeaker.eval.metrics import error_tradeoff, tar_at_far
 from wespeaker.eval.results import error_rates
 from wespeaker.eval.scoring import cosine_scores, evaluate_embeddings, evaluate_scores
@@ -410,3 +411,66 @@ def test_a_few_replicates_are_refused(tmp_path: Path) -> None:
         evaluate_scores([tmp_path / "a.score"], replicates=5)
     with pytest.raises(InputError, match="give --output_dir"):
         evaluate_scores([tmp_path / "a.score"], target_fars=[0.1])
+
+
+def _ark(dim: int, numbers: int = 3) -> bytes:
+    return b"a \0BFV \x04" + dim.to_bytes(4, "little", signed=True) + bytes(4 * numbers)
+
+
+@pytest.mark.parametrize(
+    ("scp", "ark", "message"),
+    [
+        (
+            "a x.ark:2\n",
+            _ark(2**31 - 1),
+            "x.scp:1: the vector at x.ark:2 claims 2147483647 numbers",
+        ),  # 8 GiB, were it believed
+        ("a x.ark:2\n", _ark(-1), "claims -1 numbers"),
+        ("a x.ark:2\n", _ark(0), "claims 0 numbers"),
+        ("a x.ark:2\n", _ark(65536), "the vector at x.ark:2 is damaged: the file ends in it"),
+        ("a x.ark:" + "9" * 5000 + "\n", _ark(3), "expected 'utt file.ark:offset'"),
+        ("a x\0.ark:2\n", _ark(3), "no path of a file"),
+        ("a pipe:2\n", _ark(3), "x.scp:1: .*pipe is not a plain file"),
+        ("a /dev/zero:2\n", _ark(3), "x.scp:1: .*not a plain file"),
+    ],
+)
+def test_lies_of_arks_and_lists_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scp: str, ark: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("x.ark").write_bytes(ark)
+    Path("x.scp").write_text(scp)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            load_embeddings("x.scp")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_lies_of_mean_vectors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mean_vec.npy"
+    np.save(path, np.ones(3))
+    good = path.read_bytes()
+    for lie in (b"(99999999999,)", b"(-3,)", b"[" * 60, b"(3,3,3,3)"):
+        path.write_bytes(good.replace(b"(3,), }" + b" " * (len(lie) - 4), lie + b", }"))
+        with pytest.raises(InputError, match="is not an array saved by numpy"):
+            load_mean_vec(path)
+    np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
+    (tmp_path / "two.npz").rename(path)  # an archive of arrays
+    with pytest.raises(InputError, match="is not an array saved by numpy"):
+        load_mean_vec(path)
+    np.save(path, np.array([_Touch(tmp_path / "ran")]), allow_pickle=True)
+    with pytest.raises(InputError, match="is not an array saved by numpy"):
+        load_mean_vec(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_whose_name_is_a_command_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exp_dir of a config may be; kaldiio runs what is written to when its name begins with a bar."""
+    monkeypatch.chdir(tmp_path)
+    scp = write_embeddings(Path("| touch ran; cat >"), [("a", np.ones(3, np.float32))], expected=1)
+    np.testing.assert_array_equal(load_embeddings(scp)[1], np.ones((1, 3)))
+    assert [path.name for path in tmp_path.iterdir()] == ["| touch ran; cat >"]

@@ -406,6 +406,10 @@ def test_no_scores_at_all_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+X_RESULTS = """{"trials": {"x": {"num_target": 1, "num_nontarget": 2, "eer": 0.1, "min_dcf": {"0.01": 0.5},
+"tar_at_far": {"0.25": {"tar": 1.0}}, "interval": {"level": 0.95, "replicates": 100, "eer": [0.1, 0.2]}}}}"""
+
+
 @pytest.mark.parametrize(
     ("file", "text", "match"),
     [
@@ -417,6 +421,20 @@ def test_no_scores_at_all_is_an_error(tmp_path: Path) -> None:
         ("metrics.jsonl", '{"step": 1}\n', r"metrics.jsonl:1: a row must have 'epoch'"),
         ("scores/results.json", '{"trials": 1}', r"results.json has no mapping 'trials'"),
         ("scores/results.json", '{"trials": {"x": {"eer": 1}}}', r"list x lacks num_target, num_nontarget, min_dcf"),
+        ("scores/results.json", X_RESULTS.replace("0.5", "null"), r"list x: min_dcf\.0\.01: Input should be a valid"),
+        (
+            "scores/results.json",
+            X_RESULTS.replace("0.25", "often"),
+            r"list x: tar_at_far\.often.*: .*could not convert",
+        ),
+        (
+            "scores/results.json",
+            X_RESULTS.replace("[0.1, 0.2]", "3"),
+            r"list x: interval\.eer: Input should be a valid",
+        ),
+        ("scores/results.json", "[" * 99_999, r"results.json is not valid JSON: maximum recursion"),
+        ("metrics.jsonl", '{"epoch": ' + "9" * 5000 + "}\n", r"metrics.jsonl:1 is not valid JSON: Exceeds the limit"),
+        ("config.yaml", "a: &a [x]\nb: *a\n", r"config.yaml is not valid YAML: aliases"),
         ("scores/vox1_O.kaldi.score", "a b c d\n", r"vox1_O.kaldi.score:1: expected"),
         ("scores/vox1_O.kaldi.score", "a b 1 target\n", r"vox1_O.kaldi.score: the list has no nontarget"),
         ("config.yaml", b"\xff", r"config.yaml is not UTF-8 text"),

@@ -1,0 +1,228 @@
+"""Every reader of outside files against damaged, lying and random ones: a sentence or a value, soon, in little memory.
+
+A further kind of file is one more `Family` in FAMILIES: a valid file, the call that reads it, and where the format has
+checksums a function that makes them right again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import resource
+import shutil
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, ROOT, encode_m4a
+from fuzzing import Family, attack
+
+from wespeaker.config import load_config
+from wespeaker.data.audio import AudioSource, read_audio, read_header, read_whole
+from wespeaker.data.manifest import read_manifest, read_raw_list, write_manifest, write_raw_list
+from wespeaker.data.measure import measure
+from wespeaker.data.shards import ShardIndex, load_index, read_shard_list, save_index, scan_shard
+from wespeaker.data.trials import Trials, read_normalised_scores, read_scores, read_trials, write_scores
+from wespeaker.data.utterances import merge_tables
+from wespeaker.eval.calibrated_scores import read_durations
+from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
+from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
+from wespeaker.report.runs import read_runs
+from wespeaker.train import checkpoint
+
+SAMPLES = (np.random.default_rng(0).standard_normal(1200) * 3000).astype(np.int16)
+TRIALS = Trials(["a/1", "a/2", "b/1"], np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([True, False, False]))
+
+
+def audio(container: str, subtype: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, SAMPLES, RATE, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def read_audio_file(path: Path) -> None:
+    """Read a file in all the ways there are, each of which may refuse it."""
+    source = AudioSource(str(path))
+    header = read_header(source)
+    read_audio(source, 10, 100)
+    assert len(read_whole(source)[0]) > 0
+    assert measure(str(path)).num_samples > 0
+    assert header.rate > 0
+
+
+def audio_family(name: str, data: bytes) -> Family:
+    return Family(
+        name, "a", lambda folder: (folder / "a").write_bytes(data), lambda folder: read_audio_file(folder / "a")
+    )
+
+
+def build_shard(folder: Path) -> None:
+    members = [("id1/v/1.spk", b"id1"), ("id1/v/1.wav", audio("WAV", "PCM_16"))]
+    members += [("id2/v/2.spk", b"id2"), ("id2/v/2.flac", audio("FLAC", "PCM_16")), ("id2/" + "ä" * 90 + ".txt", b"t")]
+    with tarfile.open(folder / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), 1.5  # an extended header
+            tar.addfile(info, io.BytesIO(data))
+
+
+def build_index(folder: Path) -> None:
+    build_shard(folder)
+    save_index(folder / "a.tar", scan_shard(folder / "a.tar"))
+
+
+def use_index(index: ShardIndex) -> None:
+    for utt in merge_tables([index.table]):
+        assert utt.seconds > 0
+        try:
+            read_audio(utt.source, 5, 50)
+        except OSError:
+            raise AssertionError("an index led outside of its tar file") from None
+
+
+def repair_tar(data: bytes) -> bytes:
+    """Make the checksums of all blocks right that may be headers."""
+    blocks = [data[i : i + 512] for i in range(0, len(data), 512)]
+    for i, block in enumerate(blocks):
+        if block[257:262] == b"ustar" and len(block) == 512:
+            total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+            blocks[i] = block[:148] + b"%06o\0 " % total + block[156:]
+    return b"".join(blocks)
+
+
+def repair_index(data: bytes) -> bytes:
+    line, _, body = data.partition(b"\n")
+    try:
+        head = json.loads(line)
+        head["crc32"] = zlib.crc32(body)
+        head["key_bytes"] = len(body) - 48 * head["rows"]
+        return json.dumps(head).encode() + b"\n" + body
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return data
+
+
+def build_set(folder: Path) -> None:
+    """Write a data set of two utterances."""
+    shutil.rmtree(folder / "set", ignore_errors=True)
+    build_shard(folder)
+    for name in ("a", "b"):
+        (folder / f"{name}.wav").write_bytes(audio("WAV", "PCM_16"))
+    (folder / "set").mkdir()
+    (folder / "set" / "wav.scp").write_text("".join(f"{name}/1 {folder}/{name}.wav\n" for name in "ab"))
+    (folder / "set" / "utt2spk").write_text("a/1 a\nb/1 b\n")
+    write_manifest(folder / "set", read_manifest(folder / "set"))
+    write_raw_list(folder / "set" / "raw.list", read_manifest(folder / "set"))
+    (folder / "set" / "shard.list").write_text(f"{folder}/a.tar\n")
+
+
+def read_set(folder: Path) -> None:
+    read_manifest(folder / "set").seconds.sum()
+
+
+def set_family(file: str) -> Family:
+    return Family(file, f"set/{file}", build_set, read_set)
+
+
+def build_embeddings(folder: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    write_embeddings(folder, zip(TRIALS.utts, vectors, strict=True), expected=3)
+
+
+def read_embeddings(folder: Path) -> None:
+    utts, embeddings = load_embeddings(folder / "xvector.scp")
+    assert len(utts) == len(embeddings)
+
+
+def build_checkpoint(folder: Path) -> None:
+    net = torch.nn.Linear(4, 3)
+    checkpoint.save({"model": net.state_dict(), "epoch": 3, "rng": torch.get_rng_state()[:64]}, folder / "a.pt")
+
+
+def build_run(folder: Path) -> None:
+    run = folder / "run"
+    (run / "scores").mkdir(parents=True, exist_ok=True)
+    tars = {"0.01": {"tar": 1.0, "threshold": 0.5}}
+    rates = {"num_target": 1, "num_nontarget": 2, "eer": 0.1, "min_dcf": {"0.01": 0.5}, "tar_at_far": tars}
+    (run / "scores" / "results.json").write_text(json.dumps({"score": "cosine", "trials": {"t": rates}}))
+    write_scores(run / "scores" / "t.score", TRIALS, [0.5, 0.1, 0.2])
+    shutil.copy(ROOT / "conf" / "mini_qmargin.yaml", run / "config.yaml")
+    (run / "env.json").write_text(json.dumps({"packages": {"torch": "2.11"}, "command": ["train.py"]}))
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "epoch": 1, "loss": 0.5}) + "\n" for i in (1, 2)))
+
+
+def run_family(file: str) -> Family:
+    return Family(f"run {file}", f"run/{file}", build_run, lambda folder: read_runs([folder / "run"]))
+
+
+def text_family(name: str, text: str, read: object) -> Family:
+    assert callable(read)
+    return Family(name, "list", lambda folder: (folder / "list").write_text(text), lambda folder: read(folder / "list"))
+
+
+def build_calibration(folder: Path) -> None:
+    save_calibration(folder / "c.json", CALIBRATION)
+
+
+CALIBRATION = Calibration("asnorm", 0.01, {"score": 1.5}, -0.5, 10, 20, "f" * 64)
+
+FAMILIES = [
+    Family("tar", "a.tar", build_shard, lambda folder: use_index(scan_shard(folder / "a.tar")), repair_tar),
+    Family("tar index", "a.tar.index", build_index, lambda f: use_index(load_index(f / "a.tar")), repair_index),
+    audio_family("wav of 16 bits", audio("WAV", "PCM_16")),
+    audio_family("wav of 24 bits", audio("WAVEX", "PCM_24")),
+    audio_family("flac", audio("FLAC", "PCM_16")),
+    audio_family("m4a", encode_m4a(SAMPLES)),
+    *map(set_family, ("wav.scp", "utt2spk", "utt2num_samples")),
+    Family("raw.list", "set/raw.list", build_set, lambda folder: read_raw_list(folder / "set" / "raw.list").seconds),
+    Family("shard.list", "set/shard.list", build_set, lambda folder: read_shard_list(folder / "set" / "shard.list")),
+    Family("utt2dur", "set/utt2dur", build_set, lambda folder: read_durations(folder / "set" / "utt2dur")),
+    Family("ark", "xvector.ark", build_embeddings, read_embeddings),
+    Family("scp", "xvector.scp", build_embeddings, read_embeddings),
+    Family("npy", "mean_vec.npy", build_embeddings, lambda folder: load_mean_vec(folder / "mean_vec.npy")),
+    text_family("Kaldi's trials", "a/1 a/2 target\na/1 b/1 nontarget\nb/1 a/2 nontarget\n", read_trials),
+    text_family("VoxCeleb's trials", "1 a/1 a/2\n0 a/1 b/1\n0 b/1 a/2\n", read_trials),
+    text_family("scores", "a/1 a/2 0.512 target\na/1 b/1 -0.1 nontarget\n", read_scores),
+    text_family(
+        "normalised scores", "a b 0.5 target 3.5 4.5 .1 .2\na c 1 nontarget 3 4 0 .1\n", read_normalised_scores
+    ),
+    text_family("config", (ROOT / "conf" / "resnet34_qmargin.yaml").read_text(), load_config),
+    Family("calibration", "c.json", build_calibration, lambda folder: load_calibration(folder / "c.json")),
+    *map(run_family, ("scores/results.json", "scores/t.score", "config.yaml", "env.json", "metrics.jsonl")),
+    Family("checkpoint", "a.pt", build_checkpoint, lambda folder: checkpoint.load(folder / "a.pt")),
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="wespeaker")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_damaged_files_are_a_sentence(family: Family, tmp_path: Path) -> None:
+    count, refused = attack(family, tmp_path, examples=60)
+    assert count >= 60
+    assert 0 < refused <= count
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shown by ``pytest -m slow tests/property/test_fuzz_readers.py``: how many files, how long, how much memory."""
+    started, total = time.monotonic(), 0
+    for number, family in enumerate(FAMILIES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        count, refused = attack(family, folder, examples=100_000 // len(FAMILIES) + 1)
+        total += count
+        with capsys.disabled():
+            print(f"\n{family.name}: {count:,} files, {refused:,} refused", end="")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with capsys.disabled():
+        print(f"\n{total:,} damaged files in {time.monotonic() - started:.0f} s, peak {peak:.0f} MiB of memory")
+    assert total >= 100_000
+    assert peak < 2048
