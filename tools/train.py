@@ -15,7 +15,7 @@ from wespeaker.config import load_config
 from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.train.distributed import joined_ranks
+from wespeaker.ranks import joined_ranks
 from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
 from wespeaker.train.speakers import TrainingData, speaker_task
 from wespeaker.train.trainer import train

@@ -6,7 +6,7 @@ import torch
 from conftest import ROOT
 
 from wespeaker.config import load_config
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.speakers import TrainingData, speaker_task
 from wespeaker.train.trainer import train
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wespeaker.losses import grad_norm
-from wespeaker.train.distributed import Ranks, sum_over_ranks
+from wespeaker.ranks import Ranks, sum_over_ranks
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from wespeaker.losses import HeadOutput
-from wespeaker.train.distributed import Ranks, max_over_ranks, sum_over_ranks
+from wespeaker.ranks import Ranks, max_over_ranks, sum_over_ranks
 
 SUMS = ("loss", "accuracy", "support", "zero_target", "zero_loss")  # over samples
 COUNTS = ("examples", "scanned", "steps", "streamed")

@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 from torch import distributed
 
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers and torchrun send before they kill
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -28,7 +28,7 @@ import torch
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
 from wespeaker.train.checkpoint import load
-from wespeaker.train.distributed import Ranks, gathered
+from wespeaker.ranks import Ranks, gathered
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from torch import nn
 from toy_task import run_ranks
 
 from wespeaker.train.clipping import clip_grad_norm_over_ranks
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

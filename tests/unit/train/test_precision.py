@@ -6,7 +6,7 @@ from torch import nn
 from toy_task import rows, run_ranks, train_toy, weights
 
 from wespeaker.train import learner
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.precision import grad_scaler
 
 

@@ -4,7 +4,7 @@ import threading
 
 from toy_task import run_ranks
 
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.preemption import SIGNALS, Agreement, noted_signals
 
 

@@ -11,7 +11,7 @@ from toy_task import DIM, NUM_CLASSES, ToySet, rows, run_ranks, stop_at, toy_con
 
 from wespeaker.errors import InputError
 from wespeaker.train import checkpoint, trainer
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.preemption import Preempted
 from wespeaker.train.resume import Checkpoints, read_ranks, read_rows, read_run, saved_steps
 from wespeaker.train.runlog import check_run_folder

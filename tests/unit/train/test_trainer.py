@@ -18,7 +18,7 @@ from wespeaker.errors import InputError
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.learner import Learner
 from wespeaker.train.resume import read_run, saved_steps
 from wespeaker.train.speakers import TrainingData, speaker_task

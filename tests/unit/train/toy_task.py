@@ -12,7 +12,7 @@ from torch import nn
 
 from wespeaker.config import TrainConfig
 from wespeaker.train import checkpoint, trainer
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.task import Task
 
 NUM_CLASSES, DIM, NUM_EXAMPLES = 11, 6, 24  # classes that neither 2 nor 3 ranks share evenly
