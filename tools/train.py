@@ -11,8 +11,8 @@ from _cli import Parser, run
 from wespeaker.config import load_config
 from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
+from wespeaker.ranks import joined_ranks
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.train.distributed import joined_ranks
 from wespeaker.train.trainer import TrainingData, train
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import ROOT
 
 from wespeaker.config import load_config
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.trainer import TrainingData, train
 
 

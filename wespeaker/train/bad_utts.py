@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
-from wespeaker.train.distributed import Ranks, gathered
+from wespeaker.ranks import Ranks, gathered
 
 logger = logging.getLogger(__name__)
 

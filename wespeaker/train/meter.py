@@ -7,7 +7,7 @@ import time
 import torch
 
 from wespeaker.losses import HeadOutput
-from wespeaker.train.distributed import Ranks, max_over_ranks, mean_over_ranks
+from wespeaker.ranks import Ranks, max_over_ranks, mean_over_ranks
 
 
 class Meter:

@@ -27,11 +27,11 @@ from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError, listing
 from wespeaker.losses import Head, RowSparseSGD, forget_momentum
 from wespeaker.progress import progress
+from wespeaker.ranks import Ranks, wait_for_all
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, schedules
 from wespeaker.train.bad_utts import BadUtts
 from wespeaker.train.dev import DevTrials, dev_eer
-from wespeaker.train.distributed import Ranks, wait_for_all
 from wespeaker.train.meter import Meter
 from wespeaker.train.runlog import MetricsFile, log_to_file, open_run_folder
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wespeaker.losses import HeadOutput
-from wespeaker.train.distributed import Ranks
+from wespeaker.ranks import Ranks
 from wespeaker.train.meter import Meter
 
 

@@ -11,10 +11,10 @@ from conftest import ROOT, SMALL
 
 from wespeaker.config import load_config
 from wespeaker.errors import InputError
+from wespeaker.ranks import Ranks
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.train.distributed import Ranks
 from wespeaker.train.trainer import TrainingData, train
 
 ONE = Ranks(0, 1, torch.device("cpu"))
