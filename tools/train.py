@@ -2,8 +2,10 @@
 
 One process:        python tools/train.py --config conf/mini_qmargin.yaml --train_data data/mini/vox2_dev/shard.list ...
 Several processes:  torchrun --standalone --nproc_per_node 4 tools/train.py ...
+Several machines:   torchrun --nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29400 ... tools/train.py ... on each
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 from _cli import Parser, run
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")
     parser.add_argument("--dev_trials", type=Path, help="trial list to show progress on")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    parser.add_argument("--timeout", type=float, default=30, help="minutes that processes wait for each other at most")
     args = parser.parse_args()
 
     overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])
@@ -36,10 +39,10 @@ def main() -> None:
     if (args.dev_data is None) != (args.dev_trials is None):
         raise InputError("--dev_data and --dev_trials go together, found one of them")
     data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
-    dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
-    with joined_ranks(args.device) as ranks:
+    with joined_ranks(args.device, timeout=timedelta(minutes=args.timeout)) as ranks:
+        dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
         train(config, data, dev=dev, ranks=ranks)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, in_every_process=True)
