@@ -162,6 +162,8 @@ launch() { # K TOOL OPTION...
   python tools/launch.py "${how[@]}" --nproc_per_node "$processes" "$@"
 }
 
+trap 'exit 143' TERM # when the tool under way, which is told to stop too, has written its checkpoint
+
 SECONDS=0
 begin() { # STAGE TEXT: whether this stage is asked for; says so
   [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1

@@ -1,4 +1,7 @@
-"""Start a tool in several processes, here and on other nodes: torchrun and its options, its errors as sentences."""
+"""Start a tool in several processes, here and on other nodes: torchrun and its options, its errors as sentences.
+
+The exit code is that of the first process that failed, or 128 and the number of the signal that ended it.
+"""
 
 import logging
 import os
@@ -24,10 +27,12 @@ def main() -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         end = failure.signal_name() if failure.exitcode < 0 else f"code {failure.exitcode}"
-        raise InputError(
-            f"rank {rank} of {error.name} ended with {end}; the lines above, or those of another node, say why; "
-            f"the same command on all nodes goes on from here"
-        ) from None
+        print(
+            f"launch.py: error: rank {rank} of {error.name} ended with {end}; the lines above, or those of another "
+            f"node, say why; the same command on all nodes goes on from here",
+            file=sys.stderr,
+        )
+        raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
     except RendezvousTimeoutError:
         raise InputError("not all nodes came in time; start the same command on each, or give more time") from None
     except RendezvousError:

@@ -82,8 +82,8 @@ def extract(
     """Embed whole utterances, shared among the processes, and write the files of `write_embeddings`.
 
     The files are those of one process with as many threads, byte for byte: the batches are the same, and the first
-    process brings together what each has left in ``folder/parts`` in the order of one. Copying them costs little:
-    a million embeddings of 256 numbers are 1 GB, which it holds in memory.
+    process brings together what each has left in ``folder/parts`` in the order of one. Copying them costs little: a
+    million embeddings of 256 numbers take it a minute and 1 GB of memory.
 
     Args:
         net: in evaluation mode; its device is where the work is done.
