@@ -143,8 +143,8 @@ if [ -n "$gpus" ]; then
   nproc=${#gpu_list[@]}
 fi
 
-# Run a tool in K processes on each node. On one node K = 1 is plain Python; on several every tool is run this way, as the
-# nodes go from stage to stage together: a tool that does not share its work does it on the first node while the others wait.
+# Run a tool in K processes on each node; one process on one node is plain Python. Several nodes go from tool to tool
+# together: one that does not share its work does it in the first process, while the others wait for its end.
 launches=0
 launch() { # K TOOL OPTION...
   local processes=$1 how

@@ -34,7 +34,9 @@ def main() -> None:
         )
         raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
     except RendezvousTimeoutError:
-        raise InputError("not all nodes came in time; start the same command on each, or give more time") from None
+        raise InputError(
+            "not all nodes came within join_timeout; start the same command on each, or give more seconds"
+        ) from None
     except RendezvousError:
         raise InputError(
             "the node at the address where all meet (host:port) cannot be reached, or has ended; look at its output"

@@ -80,18 +80,22 @@ class _Watch:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this process ends, unless one of them is the cause: then end with that."""
-        if isinstance(error, dist.DistError) or "gloo" in str(error):  # a connection broke, which tells no reason
-            self._thread.join(LOST_SECONDS + 2 * POLL_SECONDS)
-        self._over.set()
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            self._thread.join(LOST_SECONDS + 2 * POLL_SECONDS)  # a broken connection has no reason; the watch finds it
+        self._stop()
         with suppress(dist.DistError):
             self._tell(f"{self._name} failed: {error if isinstance(error, InputError) else repr(error)}")
         time.sleep(2 * POLL_SECONDS)  # the store may end with this process, and the others shall have read it
 
     def leave(self) -> None:
         """Stop watching, and tell so."""
-        self._over.set()
+        self._stop()
         with suppress(dist.DistError):
             self._store.set(f"life{self._rank}", _LEFT.decode())
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._thread.join(LOST_SECONDS)  # of the request under way; a thread inside torch would crash Python's end
 
     def _watch(self) -> None:
         life, seen, seen_at = 0, b"", time.monotonic()
