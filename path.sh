@@ -46,6 +46,12 @@ wespeaker_find_python() {
   return 1
 }
 
+# Run a command or function that changes the environment, one at a time for all nodes that share this folder.
+wespeaker_alone() {
+  ! command -v flock > /dev/null || flock 9
+  "$@"
+} 9> "$wespeaker_root/.environment.lock"
+
 wespeaker_make_venv() {
   local file stamp hash python started log=$wespeaker_venv/install.log
   if [ ! -x "$wespeaker_venv/bin/python" ]; then
@@ -80,7 +86,7 @@ else
   if [ -n "${wespeaker_lacks:-}" ]; then
     echo "path.sh: the active environment $wespeaker_active lacks $wespeaker_lacks; using .venv instead (to use yours: pip install -r requirements.txt in it)"
   fi
-  wespeaker_make_venv || exit 1
+  wespeaker_alone wespeaker_make_venv || exit 1
   export VIRTUAL_ENV=$wespeaker_venv
   export PATH=$wespeaker_venv/bin:$PATH
   unset PYTHONHOME

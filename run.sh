@@ -20,8 +20,13 @@ corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
 shard_format=wav                # wav or flac (half the disk, slower to read)
-gpus=                           # such as "[0,1]": one training process on each; default: one process, on a GPU if there is one
-nproc=1                         # training processes when no GPUs are named
+gpus=                           # such as "[0,1]": a process on each, in stages 3 and 4; default: one, on a GPU if there is one
+nproc=1                         # processes of stages 3 and 4 when no GPUs are named
+num_nodes=1                     # machines; the same command on each, in a folder that they share
+HOST_NODE_ADDR=                 # host:port of one of them, where they meet; the 15 ports after it are used too
+job_id=run                      # of the nodes that belong together
+join_timeout=300                # seconds that a node waits for the others to come
+timeout=30                      # minutes that training processes wait for each other
 nj=                             # parallel jobs of preparation; default: number of cores
 num_avg=                        # epochs to average, instead of the config's num_avg
 checkpoint=                     # weights to extract with, instead of the average
@@ -34,7 +39,7 @@ usage() {
   echo "usage: bash run.sh [--option value] ..."
   echo "stages: 0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
   echo "options:"
-  sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' run.sh \
+  sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' run.sh \
     | while IFS='|' read -r name value text; do
       printf '  --%-17s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
     done
@@ -45,7 +50,7 @@ fail() {
   exit 1
 }
 
-known=$(sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=.*/\1/p' run.sh)
+known=$(sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=.*/\1/p' run.sh)
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
@@ -61,12 +66,22 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-for name in stage stop_stage nproc; do
+for name in stage stop_stage; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name must be a whole number, found '${!name}'"
+done
+for name in nproc num_nodes join_timeout timeout; do
+  [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--$name must be a whole number from 1 on, found '${!name}'"
 done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
 [ "$stop_stage" -le 7 ] || fail "there is no stage $stop_stage; the stages are 0 to 7"
 [[ ${top_n:-2} =~ ^[0-9]+$ ]] || fail "--top_n must be a whole number, found '$top_n'"
+[[ ${gpus:-0} =~ ^\[?[0-9]+(, *[0-9]+)*\]?$ ]] || fail "--gpus must be numbers such as \"[0,1]\", found '$gpus'"
+[ "$num_nodes" -eq 1 ] || [ -n "$HOST_NODE_ADDR" ] || fail "--num_nodes $num_nodes needs --HOST_NODE_ADDR host:port"
+if [ -n "$HOST_NODE_ADDR" ]; then
+  host=${HOST_NODE_ADDR%:*} port=${HOST_NODE_ADDR##*:}
+  [[ $host:$port =~ ^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$ ]] && [ "$port" -le 65520 ] \
+    || fail "--HOST_NODE_ADDR must be host:port with a port up to 65520, found '$HOST_NODE_ADDR'"
+fi
 case $score_norm_method in asnorm | snorm) ;; *) fail "--score_norm_method must be asnorm or snorm, found '$score_norm_method'" ;; esac
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
 case $shard_format in wav | flac) ;; *) fail "--shard_format must be wav or flac, found '$shard_format'" ;; esac
@@ -120,60 +135,86 @@ for name in voxceleb1 voxceleb2 musan rirs; do
   [ -z "${!name}" ] || corpora_args+=("--$name" "${!name}")
 done
 
+device=auto
+if [ -n "$gpus" ]; then
+  device=cuda
+  export CUDA_VISIBLE_DEVICES=${gpus//[\[\] ]/}
+  IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
+  nproc=${#gpu_list[@]}
+fi
+
+# Run a tool in K processes on each node; one process on one node is plain Python. Several nodes go from tool to tool
+# together: one that does not share its work does it in the first process, while the others wait for its end.
+launches=0
+launch() { # K TOOL OPTION...
+  local processes=$1 how
+  shift
+  if [ "$processes" -eq 1 ] && [ "$num_nodes" -eq 1 ]; then
+    python "$@"
+    return
+  fi
+  how=(--standalone)
+  if [ "$num_nodes" -gt 1 ]; then # a port for each launch, as a quick node would meet the others of the one before
+    how=(--nnodes "$num_nodes" --rdzv_backend c10d --rdzv_endpoint "$host:$((port + launches))" --rdzv_id "$job_id"
+      --rdzv_conf "join_timeout=$join_timeout,read_timeout=$join_timeout")
+    launches=$((launches + 1))
+  fi
+  python tools/launch.py "${how[@]}" --nproc_per_node "$processes" "$@"
+}
+
+trap 'exit 143' TERM # when the tool under way, which is told to stop too, has written its checkpoint
+
 SECONDS=0
 begin() { # STAGE TEXT: whether this stage is asked for; says so
   [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1
   echo "== stage $1: $2"
 }
 
+has_espeak() { python -c 'import espeakng_loader' 2> /dev/null; }
+install_espeak() {
+  ! has_espeak || return 0 # another node was faster
+  echo "installing espeakng-loader, which speaks the mini corpus (eSpeak NG, GPL-3.0-or-later; nothing else uses it)"
+  python -m pip install --quiet --disable-pip-version-check espeakng-loader==0.2.4
+}
+
 if begin 0 "corpora"; then
   if [ "$corpus" = mini ]; then
-    if ! python -c 'import espeakng_loader' 2> /dev/null; then
-      echo "installing espeakng-loader, which speaks the mini corpus (eSpeak NG, GPL-3.0-or-later; nothing else uses it)"
-      python -m pip install --quiet --disable-pip-version-check espeakng-loader==0.2.4
-    fi
-    python tools/make_mini_corpus.py --output_dir "$corpora/mini" --nj "$nj" "${mini_args[@]}"
+    has_espeak || wespeaker_alone install_espeak
+    launch 1 tools/make_mini_corpus.py --output_dir "$corpora/mini" --nj "$nj" "${mini_args[@]}"
   fi
-  python tools/check_corpora.py --config "$config" --set "${set[@]}" "${corpora_args[@]}"
+  launch 1 tools/check_corpora.py --config "$config" --set "${set[@]}" "${corpora_args[@]}"
 fi
 
 if begin 1 "manifests and trial lists"; then
-  python tools/prepare_voxceleb.py --output_dir "$data" --nj "$nj" "${corpora_args[@]}"
+  launch 1 tools/prepare_voxceleb.py --output_dir "$data" --nj "$nj" "${corpora_args[@]}"
 fi
 
 if begin 2 "training data as $data_type"; then
   case $data_type in
-    shard) python tools/make_shards.py --data_dir "$data/$train_set" --format "$shard_format" --nj "$nj" ;;
-    raw) python tools/make_raw_list.py --data_dir "$data/$train_set" ;;
+    shard) launch 1 tools/make_shards.py --data_dir "$data/$train_set" --format "$shard_format" --nj "$nj" ;;
+    raw) launch 1 tools/make_raw_list.py --data_dir "$data/$train_set" ;;
   esac
 fi
 
 if begin 3 "training in $exp_dir"; then
-  if [ -n "$gpus" ]; then
-    export CUDA_VISIBLE_DEVICES=${gpus//[\[\] ]/}
-    IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
-    nproc=${#gpu_list[@]}
-  fi
-  device=auto
-  [ -z "$gpus" ] || device=cuda
-  launcher=(python)
-  [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
-  train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device")
+  train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device"
+    --timeout "$timeout")
   [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
   [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
   for name in "$test_set" vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
     [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
   done
   [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
-  "${launcher[@]}" tools/train.py "${train_args[@]}" --set "${set[@]}"
+  launch "$nproc" tools/train.py "${train_args[@]}" --set "${set[@]}"
 fi
 
 if begin 4 "average and embeddings"; then
   if [ -z "$checkpoint" ]; then
-    python tools/average_model.py --exp_dir "$exp_dir" --num_avg "$num_avg"
+    launch 1 tools/average_model.py --exp_dir "$exp_dir" --num_avg "$num_avg"
     checkpoint=$exp_dir/models/avg_model.pt
   fi
-  python tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/$train_set" "$data/$test_set" --checkpoint "$checkpoint"
+  launch "$nproc" tools/extract.py --exp_dir "$exp_dir" --data_dir "$data/$train_set" "$data/$test_set" \
+    --checkpoint "$checkpoint" --device "$device"
 fi
 
 scores=$exp_dir/scores
@@ -200,7 +241,7 @@ check_counts() { # PREFIX: whether every list has as many scores of this kind as
 }
 
 if begin 5 "scores"; then
-  python tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
+  launch 1 tools/score.py --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" --trials "${lists[@]}" \
     --target_far "${far[@]}" "${mean_args[@]}" "${table_args[@]}"
 fi
 
@@ -217,13 +258,13 @@ normalised=${train_set}_$score_norm_method
 [ "$score_norm_method" = snorm ] || normalised=$normalised$top_n
 
 if begin 6 "scores normalised by $score_norm_method"; then
-  python tools/score_norm.py --scores "${score_files[@]/#/$scores/}" \
+  launch 1 tools/score_norm.py --scores "${score_files[@]/#/$scores/}" \
     --embeddings "$exp_dir/embeddings/$test_set/xvector.scp" "${cohort_args[@]}" "${table_args[@]}"
   check_counts "${normalised}_"
 fi
 
 if begin 7 "calibration"; then
-  python tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/$test_set/utt2dur" \
+  launch 1 tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/$test_set/utt2dur" \
     --data_dir "$data/$train_set" "${cohort_args[@]}" --target_far "${far[@]}" "${table_args[@]}"
   check_counts "cali_${normalised}_"
 fi

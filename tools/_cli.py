@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -123,8 +124,20 @@ def print_evaluation(evaluation: Evaluation) -> None:
         print(f"thresholds: {evaluation.threshold_path}")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call ``main``; print an InputError or OSError as one line and exit with 1. A bug keeps its traceback."""
+def run(main: Callable[[], None], *, in_every_process: bool = False) -> None:
+    """Call ``main``; print an InputError or OSError as one line and exit with 1. A bug keeps its traceback.
+
+    Started by torchrun in several processes, it is called in the first, while the others wait for its end.
+
+    Args:
+        main: what the tool does.
+        in_every_process: it shares its work itself.
+
+    """
+    if not in_every_process and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from wespeaker.ranks import on_first_rank  # here, since it imports torch, which takes seconds
+
+        main = partial(on_first_rank, main)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         main()

@@ -20,7 +20,8 @@ run_test() {
 }
 
 run_lint() {
-  local scripts=(run.sh path.sh tools/*.sh .ci/run)
+  shopt -s globstar nullglob
+  local scripts=(run.sh path.sh tools/*.sh .ci/run examples/**/*.sh examples/**/*.sbatch)
   python -m ruff check .
   python -m ruff format --check .
   for script in "${scripts[@]}"; do bash -n "$script"; done

@@ -2,11 +2,13 @@
 
 One process:        python tools/train.py --config conf/mini_qmargin.yaml --train_data data/mini/vox2_dev/shard.list ...
 Several processes:  torchrun --standalone --nproc_per_node 4 tools/train.py ...
+Several machines:   torchrun --nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29400 ... tools/train.py ... on each
 
 SIGTERM or SIGUSR1 ends it after the step that is under way, with a checkpoint and the exit code 75. (torchrun passes
 SIGTERM on, waits half a minute before it kills, and has an exit code of its own.)
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 from _cli import Parser, run
@@ -14,8 +16,8 @@ from _cli import Parser, run
 from wespeaker.config import load_config
 from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
-from wespeaker.train.dev import read_dev_trials
 from wespeaker.ranks import joined_ranks
+from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
 from wespeaker.train.speakers import TrainingData, speaker_task
 from wespeaker.train.trainer import train
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")
     parser.add_argument("--dev_trials", type=Path, help="trial list to show progress on")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    parser.add_argument("--timeout", type=float, default=30, help="minutes that processes wait for each other at most")
     args = parser.parse_args()
 
     overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])
@@ -41,14 +44,16 @@ def main() -> None:
     if (args.dev_data is None) != (args.dev_trials is None):
         raise InputError("--dev_data and --dev_trials go together, found one of them")
     data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
-    dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
-    task = speaker_task(config, data, dev=dev)
-    try:
-        with joined_ranks(args.device) as ranks:
-            train(config, task, ranks=ranks)
-    except Preempted:  # the log has said so
-        raise SystemExit(EXIT_PREEMPTED) from None
+    with joined_ranks(args.device, timeout=timedelta(minutes=args.timeout)) as ranks:
+        dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
+        try:
+            train(config, speaker_task(config, data, dev=dev), ranks=ranks)
+            preempted = False
+        except Preempted:  # the log has said so; it is no failure, which would end the other processes
+            preempted = True
+    if preempted:
+        raise SystemExit(EXIT_PREEMPTED)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, in_every_process=True)

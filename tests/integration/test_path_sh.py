@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT, run_command
@@ -46,6 +47,13 @@ def test_requirements_are_installed_once_and_again_when_they_change(source, tmp_
     (tmp_path / "requirements.txt").write_text("numpy\n")
     assert "installing" in source().stdout
     assert len((tmp_path / "pip.log").read_text().splitlines()) == 2
+
+
+def test_nodes_that_start_at_once_install_one_after_the_other(source, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        nodes = [pool.submit(source) for _ in range(3)]
+    assert [node.result().returncode for node in nodes] == [0, 0, 0]
+    assert len((tmp_path / "pip.log").read_text().splitlines()) == 1
 
 
 def test_a_failed_install_says_why_and_is_tried_again(source):

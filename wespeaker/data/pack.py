@@ -25,6 +25,7 @@ from wespeaker.errors import InputError
 from wespeaker.files import replacing, write_lines
 from wespeaker.parallel import map_in_processes
 from wespeaker.progress import progress
+from wespeaker.ranks import ALONE, Ranks, gathered, shares, wait_for_all
 
 MEMBER_FORMATS = ("wav", "flac")
 RESAMPLED, FIRST_CHANNEL, REDUCED = "resampled", "of several channels, the first taken", "reduced to 16 bits"
@@ -56,6 +57,7 @@ def write_shards(
     rate: int,
     member_format: str = "wav",
     num_jobs: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Packed:
     """Pack utterances, shuffled, into tar files and write ``shard.list`` beside the folder.
 
@@ -70,6 +72,11 @@ def write_shards(
         rate: sample rate in Hz that members get.
         member_format: one of ``MEMBER_FORMATS``; both have 16 bits, unless a flac file of more is copied.
         num_jobs: processes.
+        ranks: machines that share the work, each with ``num_jobs`` processes, and a file system: each makes its own
+            of the shards, which are the same whoever makes them.
+
+    Returns:
+        What all machines packed.
 
     Raises:
         InputError: an audio file cannot be read or is not as long as its entry says.
@@ -80,26 +87,34 @@ def write_shards(
     starts = range(0, len(order), utts_per_shard)
     shards = [folder / f"shards_{number:09d}.tar" for number in range(len(starts))]
     shard_list = folder.parent / "shard.list"
-    shard_list.unlink(missing_ok=True)
-    _clean(folder, shards)
+    if ranks.first:
+        shard_list.unlink(missing_ok=True)
+        _clean(folder, shards)
+    wait_for_all(ranks)
+    seconds = utterances.seconds
+    owners = shares([float(seconds[order[first : first + utts_per_shard]].sum()) for first in starts], ranks.world_size)
 
     def tasks() -> Iterator[_Task]:
-        for shard, first in zip(shards, starts, strict=True):
-            yield _Task(shard, [utterances[int(i)] for i in order[first : first + utts_per_shard]])
+        for shard, first, owner in zip(shards, starts, owners, strict=True):
+            if owner == ranks.rank:
+                yield _Task(shard, [utterances[int(i)] for i in order[first : first + utts_per_shard]])
 
     pack = partial(_pack, rate=rate, member_format=member_format)
-    packed = Packed(shards, 0, 0.0, Counter())
     results = map_in_processes(pack, tasks(), num_jobs=num_jobs)
-    for num_utts, seconds, changed in progress(results, desc="packing shards", total=len(shards)):
+    mine = list(progress(results, desc="packing shards", total=owners.count(ranks.rank)))
+    packed = Packed(shards, 0, 0.0, Counter())
+    for num_utts, num_seconds, changed in (shard for some in gathered(mine, ranks) for shard in some):
         packed.num_utts += num_utts
-        packed.seconds += seconds
+        packed.seconds += num_seconds
         packed.changed += changed
-    wanted = float(utterances.seconds.sum())
+    wanted = float(seconds.sum())
     if packed.num_utts != len(utterances) or abs(packed.seconds - wanted) > len(utterances) / rate + 1e-6 * wanted:
         raise RuntimeError(
             f"{packed.num_utts} utterances of {packed.seconds} s are packed, not {len(utterances)} of {wanted} s"
         )
-    write_lines(shard_list, (str(shard.resolve()) for shard in shards))
+    if ranks.first:
+        write_lines(shard_list, (str(shard.resolve()) for shard in shards))
+    wait_for_all(ranks)
     return packed
 
 

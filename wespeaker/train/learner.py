@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from wespeaker.config import TrainConfig
 from wespeaker.losses import HeadOutput, build_head, forget_momentum
 from wespeaker.losses.shards import Shards
+from wespeaker.ranks import Ranks, gathered
 from wespeaker.train.checkpoint import HEAD_PREFIX, load_backbone
 from wespeaker.train.clipping import clip_grad_norm_over_ranks
-from wespeaker.ranks import Ranks, gathered
 from wespeaker.train.optimizers import build_optimizer, load_states, states_by_name
 from wespeaker.train.precision import autocast, grad_scaler
 from wespeaker.train.resume import State, read_rows

@@ -27,8 +27,8 @@ import torch
 
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
-from wespeaker.train.checkpoint import load
 from wespeaker.ranks import Ranks, gathered
+from wespeaker.train.checkpoint import load
 
 logger = logging.getLogger(__name__)
 

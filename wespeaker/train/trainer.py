@@ -26,9 +26,9 @@ from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError
 from wespeaker.losses import HeadOutput
 from wespeaker.progress import progress
+from wespeaker.ranks import Ranks, wait_for_all
 from wespeaker.train import checkpoint, schedules
 from wespeaker.train.bad_utts import BadUtts
-from wespeaker.ranks import Ranks, wait_for_all
 from wespeaker.train.learner import Learner
 from wespeaker.train.meter import Meter
 from wespeaker.train.preemption import Agreement, Preempted, leave_signals_to_parent, noted_signals

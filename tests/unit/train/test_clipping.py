@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from toy_task import run_ranks
 
-from wespeaker.train.clipping import clip_grad_norm_over_ranks
 from wespeaker.ranks import Ranks
+from wespeaker.train.clipping import clip_grad_norm_over_ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from toy_task import rows, run_ranks, train_toy, weights
 
-from wespeaker.train import learner
 from wespeaker.ranks import Ranks
+from wespeaker.train import learner
 from wespeaker.train.precision import grad_scaler
 
 

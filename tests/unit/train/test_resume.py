@@ -10,8 +10,8 @@ from torch import nn
 from toy_task import DIM, NUM_CLASSES, ToySet, rows, run_ranks, stop_at, toy_config, toy_task, train_toy, weights
 
 from wespeaker.errors import InputError
-from wespeaker.train import checkpoint, trainer
 from wespeaker.ranks import Ranks
+from wespeaker.train import checkpoint, trainer
 from wespeaker.train.preemption import Preempted
 from wespeaker.train.resume import Checkpoints, read_ranks, read_rows, read_run, saved_steps
 from wespeaker.train.runlog import check_run_folder

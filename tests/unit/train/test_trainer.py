@@ -15,10 +15,10 @@ from toy_task import run_ranks, stop_at
 
 from wespeaker.config import load_config
 from wespeaker.errors import InputError
+from wespeaker.ranks import Ranks
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.ranks import Ranks
 from wespeaker.train.learner import Learner
 from wespeaker.train.resume import read_run, saved_steps
 from wespeaker.train.speakers import TrainingData, speaker_task

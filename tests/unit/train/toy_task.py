@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from wespeaker.config import TrainConfig
-from wespeaker.train import checkpoint, trainer
 from wespeaker.ranks import Ranks
+from wespeaker.train import checkpoint, trainer
 from wespeaker.train.task import Task
 
 NUM_CLASSES, DIM, NUM_EXAMPLES = 11, 6, 24  # classes that neither 2 nor 3 ranks share evenly
