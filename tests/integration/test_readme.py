@@ -71,6 +71,7 @@ def test_the_readme_commands_run_in_order(checkout):
             assert "EER" in done.stdout, command
     for name in ("mini_qmargin", "mini_arcface", "longer", "resnet34_qmargin", "own"):
         assert (checkout / "exp" / name / "scores" / "results.json").is_file()
+    assert (checkout / "exp" / "two" / "embeddings" / "vox1" / "xvector.scp").is_file()
 
 
 def test_the_readme_python_runs():
