@@ -81,7 +81,9 @@ def test_every_gradient_is_finite(args, form, places, dtype, margin, scale, odd_
         out = head(embeddings, labels)
         assert out.per_sample.isfinite().all()
         out.loss.backward()
-    # The gradient of an embedding as short as float16 can hold may be longer than it can hold.
-    assert embeddings.grad.isfinite().all() or (dtype == torch.float16 and "tiny" in places)
+    # Longer than float16 can hold may be the gradient of a very short embedding, and of one that meets a very long
+    # prototype without a cosine between them.
+    too_long = "tiny" in places or (kind.place == "none" and odd_prototype == "long")
+    assert embeddings.grad.isfinite().all() or (dtype == torch.float16 and too_long)
     for parameter in head.parameters():
         assert parameter.grad.isfinite().all()
