@@ -38,8 +38,18 @@ def build_pooling(pooling_func: PoolingFunc, in_dim: int, *, global_context_att:
     return {"TAP": TAP, "TSDP": TSDP, "TSTP": TSTP}[pooling_func](), 2 * in_dim if pooling_func == "TSTP" else in_dim
 
 
+def fine(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` in float32 at least: under autocast, sums over time would lose what half precision cannot hold."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_over_time(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean (B, ...) of (B, ..., T), in float32 at least."""
+    return fine(x).mean(dim=-1)
+
+
 def std_over_time(x: torch.Tensor) -> torch.Tensor:
-    """Return the standard deviation (B, ...) of (B, ..., T).
+    """Return the standard deviation (B, ...) of (B, ..., T), in float32 at least.
 
     The variance is the unbiased one plus 1e-7, as WeSpeaker's, so that its checkpoints give the same embeddings.
 
@@ -49,7 +59,7 @@ def std_over_time(x: torch.Tensor) -> torch.Tensor:
     """
     if x.shape[-1] < 2:
         raise ValueError(f"statistics pooling needs at least 2 frames, found {x.shape[-1]}")
-    return torch.sqrt(x.var(dim=-1) + 1e-7)
+    return torch.sqrt(fine(x).var(dim=-1) + 1e-7)
 
 
 class TAP(nn.Module):
@@ -57,7 +67,7 @@ class TAP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool (B, ..., T) to (B, product of ...)."""
-        return x.mean(dim=-1).flatten(start_dim=1)
+        return mean_over_time(x).flatten(start_dim=1)
 
 
 class TSDP(nn.Module):
@@ -73,7 +83,7 @@ class TSTP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool (B, ..., T) with T of at least 2 to (B, 2 x product of ...)."""
-        return torch.cat((x.mean(dim=-1).flatten(start_dim=1), std_over_time(x).flatten(start_dim=1)), dim=1)
+        return torch.cat((mean_over_time(x).flatten(start_dim=1), std_over_time(x).flatten(start_dim=1)), dim=1)
 
 
 class ASTP(nn.Module):
@@ -101,9 +111,10 @@ class ASTP(nn.Module):
         of_frame, of_context = self.linear1.weight.tensor_split([x.shape[1]], dim=1)
         hidden = F.conv1d(x, of_frame, self.linear1.bias)
         if self.global_context_att:  # the same in all frames, so its part of the layer is computed once
-            context = torch.cat((x.mean(dim=-1), std_over_time(x)), dim=1)
+            context = torch.cat((mean_over_time(x), std_over_time(x)), dim=1)
             hidden = hidden + F.conv1d(context.unsqueeze(-1), of_context)
-        alpha = self.linear2(torch.tanh(hidden)).softmax(dim=-1)
+        alpha = fine(self.linear2(torch.tanh(hidden))).softmax(dim=-1)
+        x = fine(x)
         mean = (alpha * x).sum(dim=-1)
         variance = (alpha * (x - mean.unsqueeze(-1)).square()).sum(dim=-1)
         return torch.cat((mean, variance.clamp(min=1e-7).sqrt()), dim=1)

@@ -56,3 +56,15 @@ def test_all_dimensions_before_time_are_values_of_a_frame(name):
 def test_one_frame_has_no_deviation(name, context):
     with pytest.raises(ValueError, match="at least 2 frames, found 1"):
         build_pooling(name, 3, global_context_att=context)[0](torch.randn(2, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["TAP", "TSDP", "TSTP", "ASTP"])
+def test_statistics_are_in_float32_under_autocast(name):
+    """In float16 a deviation below 3e-4 is lost beside 1e-7, and a sum of thousands of frames overflows."""
+    torch.manual_seed(0)
+    pooling, _ = build_pooling(name, 3)
+    x = (100.0 + 0.1 * torch.randn(1, 3, 2000)).half()
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = pooling(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, pooling(x.float()), rtol=2e-3, atol=1e-3)
