@@ -4,10 +4,10 @@
     arc_autograd  ArcFace as usually written: F.normalize, F.linear, F.cross_entropy
     paper         the α-divergence on the 5 % largest logits, 30 bisections, dense backward
     entmax        entmax's entmax_bisect_loss on all logits (30 bisections; its default of 50 is slower)
-    partial_fc    ArcFace with the classes split over processes: PartialFC without sampling
+    partial_fc    ArcFace with the classes split over processes, as usually written: PartialFC without sampling
 
-All take embeddings (B, D), weight (C, D) and labels (B,) and return the mean loss; those of partial_fc are
-its process's.
+All take embeddings (B, D), weight (C, D) and labels (B,) and return the mean loss; for partial_fc they are
+those of this process.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Two processes of one thread each (gloo), B = 128 of both together, D = 512: forw
 against PartialFC's algorithm at sampling rate 1 (baselines.py), both with the same classes on the same process.
 Run from the repository root, one part or both:
 
-    python bench/bench_sharded.py                  # time and memory at C = 100,000 and 400,000; 8 GB, ten minutes
+    python bench/bench_sharded.py                  # both, at C = 100,000 and 400,000; 6 GB, fifteen minutes
     python bench/bench_sharded.py time             # the heads in turn, all in one process group
     python bench/bench_sharded.py memory           # a fresh process group for each head, and what it sends
     python bench/bench_sharded.py --table          # no run: bench/results/sharded.jsonl as a table
@@ -33,8 +33,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import baselines
 import torch
+from baselines import partial_fc
 from bench_head import FACE, inputs
 from measuring import ROOT, Row, forget_peak, in_turn, keep_memory, memory_mb, ratios, record, return_memory
 from torch import Tensor, distributed
@@ -62,21 +62,19 @@ class Case:
 
     def __init__(self, variant: str, shards: Shards, weight: Tensor, embeddings: Tensor, labels: Tensor) -> None:
         self.weight, self.embeddings, self.labels = torch.nn.Parameter(weight), embeddings, labels
-        self.averaged, self.out = variant == REPLICATED, None
+        self.averaged = variant == REPLICATED
+        self.out: HeadOutput | None = None
         if variant == BASELINE:
-            self.loss: Callable[[Tensor], Tensor] = self._baseline(shards.first)
-        else:
-            with torch.device("meta"):
-                size, dim = shards.num_classes, weight.shape[1]
-                self.head = build_head(OURS.get(variant, STREAM), embed_dim=dim, num_classes=size, shards=shards)
-            self.head.weight = self.weight
-            self.loss = self._own_loss
-
-    def _baseline(self, first: int) -> Callable[[Tensor], Tensor]:
-        return lambda embeddings: baselines.partial_fc(embeddings, self.weight, self.labels, first)
+            self.loss: Callable[[Tensor], Tensor] = lambda e: partial_fc(e, self.weight, labels, shards.first)
+            return
+        args, dim = OURS.get(variant, STREAM), weight.shape[1]
+        with torch.device("meta"):
+            self.head = build_head(args, embed_dim=dim, num_classes=shards.num_classes, shards=shards)
+        self.head.weight = self.weight
+        self.loss = self._own_loss
 
     def _own_loss(self, embeddings: Tensor) -> Tensor:
-        self.out: HeadOutput | None = self.head(embeddings, self.labels)
+        self.out = self.head(embeddings, self.labels)
         return self.out.loss
 
     def step(self) -> None:

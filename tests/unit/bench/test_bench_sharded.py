@@ -38,14 +38,14 @@ def worker(rank, world_size, folder):
         data = inputs(regime, C, D, batch=B)
         for name, loss in (("baseline", partial_fc), ("ours", arc_margin)):
             results[regime, name] = found(loss, data, shards, rows)
-    weight, embeddings, labels = inputs("trained", C, D, batch=B)
-    for variant in (BASELINE, *OURS, REPLICATED):
-        its = Shards(C) if variant == REPLICATED else shards
+    for size, variant in [*((C, name) for name in (BASELINE, *OURS, REPLICATED)), (4 * C, "q_margin")]:
+        weight, embeddings, labels = inputs("trained", size, D, batch=B)
+        its = Shards(size) if variant == REPLICATED else Shards.of_all_ranks(size)
         case = Case(variant, its, weight[its.first : its.last].clone(), embeddings[rows], labels[rows])
         with Traffic() as traffic:
             case.step()
         gradient = case.weight.grad.to_dense() if case.weight.grad.is_sparse else case.weight.grad
-        results[variant] = {"gradient": gradient, "calls": traffic.calls, "bytes": traffic.bytes}
+        results[size, variant] = {"gradient": gradient, "calls": traffic.calls, "bytes": traffic.bytes}
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -72,10 +72,10 @@ def test_partial_fc_is_our_arcface(processes, regime):
 
 
 def test_all_q_margin_heads_of_the_bench_find_the_same_gradient(processes):
-    replicated = processes[0][REPLICATED]["gradient"]
+    replicated = processes[0][C, REPLICATED]["gradient"]
     for variant in OURS:
         if variant.startswith("q_margin"):
-            sharded = torch.cat([each[variant]["gradient"] for each in processes])
+            sharded = torch.cat([each[C, variant]["gradient"] for each in processes])
             torch.testing.assert_close(sharded, replicated, rtol=1e-4, atol=2e-6 * replicated.abs().max().item())
 
 
@@ -83,8 +83,20 @@ def test_traffic_is_what_a_ring_sends(processes):
     """Of float32: two gathers, of embeddings and int64 labels, a scatter of embeddings, three numbers a row."""
     others = len(processes) - 1
     for each in processes:
-        assert each[BASELINE]["calls"] == {"all_gather": 2, "all_reduce": 3, "reduce_scatter": 1}
+        baseline, replicated = each[C, BASELINE], each[C, REPLICATED]
+        assert baseline["calls"] == {"all_gather": 2, "all_reduce": 3, "reduce_scatter": 1}
         rows = B // len(processes)
-        assert each[BASELINE]["bytes"] == others * rows * (4 * D + 8 + 4 * D + 2 * 3 * 4)
-        assert each[REPLICATED]["calls"] == {"all_reduce": 1}
-        assert each[REPLICATED]["bytes"] == 2 * others / len(processes) * 4 * C * D
+        assert baseline["bytes"] == others * rows * (4 * D + 8 + 4 * D + 2 * 3 * 4)
+        assert replicated["calls"] == {"all_reduce": 1}
+        assert replicated["bytes"] == 2 * others / len(processes) * 4 * C * D
+
+
+def test_traffic_of_four_times_as_many_classes_differs_by_newton_steps_only(processes):
+    """A step is a sum of four float64 a row."""
+    others = len(processes) - 1
+    for each in processes:
+        few, many = each[C, "q_margin"], each[4 * C, "q_margin"]
+        steps = many["calls"].pop("all_reduce", 0) - few["calls"].pop("all_reduce", 0)
+        assert abs(steps) <= 4
+        assert many["calls"] == few["calls"]
+        assert many["bytes"] - few["bytes"] == steps * 2 * others / len(processes) * 4 * B * 8
