@@ -1,11 +1,13 @@
-"""The heads that bench_head.py compares with, each the best that its kind allows.
+"""The heads that bench_head.py and bench_sharded.py compare with, each the best that its kind allows.
 
     arc_opt       ArcFace with all tricks: one B × C buffer, chunked products, no copy of the weight, no second pass
     arc_autograd  ArcFace as usually written: F.normalize, F.linear, F.cross_entropy
     paper         the α-divergence on the 5 % largest logits, 30 bisections, dense backward
     entmax        entmax's entmax_bisect_loss on all logits (30 bisections; its default of 50 is slower)
+    partial_fc    ArcFace with the classes split over processes, as usually written: PartialFC without sampling
 
-All take embeddings (B, D), weight (C, D) and labels (B,) and return the mean loss.
+All take embeddings (B, D), weight (C, D) and labels (B,) and return the mean loss; for partial_fc they are
+those of this process.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 CHUNK = 2048
@@ -122,3 +124,65 @@ def entmax_loss(embeddings: Tensor, weight: Tensor, labels: Tensor, alpha: float
 
     theta = F.linear(scale * F.normalize(embeddings), F.normalize(weight))
     return entmax.entmax_bisect_loss(theta, labels, alpha, n_iter=30).mean()
+
+
+class _OfAllRanks(torch.autograd.Function):
+    """(b, D) to everyone's (B, D), equally many of each; W undoes the averaging of gradients to come."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        parts = list(grads[0].contiguous().chunk(distributed.get_world_size()))
+        mine = torch.empty_like(parts[0])
+        distributed.reduce_scatter(mine, parts)
+        return mine.mul_(len(parts))
+
+
+class _SplitArcFace(torch.autograd.Function):
+    """Unit embeddings (B, D) and unit prototypes (C', D) to the mean loss, in one (B, C') buffer.
+
+    The margin is put in without recording it, so the label's logit passes its gradient on as the others' do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, unit_e: Tensor, unit_w: Tensor, here: Tensor, scale: float, margin: float) -> Tensor:
+        (rows,) = (here >= 0).nonzero(as_tuple=True)
+        at = rows, here[rows]
+        p = torch.mm(unit_e, unit_w.T).clamp_(-1.0, 1.0)
+        p[at] = (p[at].acos() + margin).cos()
+        top = p.amax(1, keepdim=True)
+        distributed.all_reduce(top, op=distributed.ReduceOp.MAX)
+        p.sub_(top).mul_(scale).exp_()
+        total = p.sum(1, keepdim=True)
+        distributed.all_reduce(total)
+        p.div_(total)
+        p_y = p.new_zeros(len(p)).index_put_((rows,), p[at])
+        distributed.all_reduce(p_y)
+        ctx.save_for_backward(unit_e, unit_w, p, *at)
+        ctx.scale = scale
+        return -p_y.clamp_(min=1e-30).log_().mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        unit_e, unit_w, g, *at = ctx.saved_tensors
+        g[tuple(at)] -= 1.0
+        g.mul_(ctx.scale * grads[0] / len(g))
+        return torch.mm(g, unit_w), torch.mm(g.T, unit_e), None, None, None
+
+
+def partial_fc(embeddings: Tensor, weight: Tensor, labels: Tensor, first: int) -> Tensor:
+    """Return the mean loss of everyone's rows; ``weight`` has the classes from ``first`` on.
+
+    Source: An et al., "Partial FC" (2021); the protocol of its authors' code at sampling rate 1.
+    """
+    everyones = [torch.empty_like(labels) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyones, labels)
+    here = torch.cat(everyones) - first
+    here = here.where((here >= 0) & (here < len(weight)), -1)
+    unit_e = F.normalize(_OfAllRanks.apply(embeddings))
+    return _SplitArcFace.apply(unit_e, F.normalize(weight), here, 32.0, 0.2)

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the benches run from a clone, installed or not
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -26,11 +27,11 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Call each way once to warm up, then all of them in turn; return what they returned, by name."""
     for way in ways.values():
         way()
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[T]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             found[name].append(way())
