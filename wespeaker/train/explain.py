@@ -166,7 +166,7 @@ def _lines(values: Mapping[str, Any], note: Callable[[str, Any], str], path: str
             yield from _lines(value, note, f"{path}{key}.")
             continue
         text, comment = f"{indent}{key}: {_flow(value)}", note(path + key, value)
-        yield f"{text:<{COMMENT_COLUMN}}# {comment}" if comment else text
+        yield f"{text:<{COMMENT_COLUMN - 2}}  # {comment}" if comment else text
 
 
 def _flow(value: Any) -> str:
@@ -221,22 +221,16 @@ def _row(name: str, number: str, note: str = "") -> str:
 
 
 def _parameters(plan: Plan, size: Size) -> list[str]:
-    name, head = plan.config.projection_args["project_type"], size.head
-    backbone = _row(_backbone_name(plan.config), f"{size.params:,}")
+    head, loss = size.head, plan.config.projection_args["project_type"]
+    lines = [_row("backbone", f"{size.params:,}", str(getattr(plan.config, "model", "")))]
     if plan.num_classes is None or plan.classes_here is None:
-        return [
-            backbone,
-            _row(f"{name}, of each class", f"{head.params_of_class:,}", "give --train_data or --num_classes"),
-        ]
-    lines = [backbone, _row(f"{name}, {plan.num_classes:,} classes", f"{head.params(plan.num_classes):,}")]
+        note = f"{loss}; for the whole head give --train_data or --num_classes"
+        return [*lines, _row("head, each class", f"{head.params_of_class:,}", note)]
+    lines.append(_row(f"head, {plan.num_classes:,} classes", f"{head.params(plan.num_classes):,}", loss))
     if plan.world_size > 1:
-        here = f"{plan.classes_here:,} classes of each process"
-        lines.append(_row(f"  {here}", f"{head.params(plan.classes_here):,}"))
+        here = f"  {plan.classes_here:,} of them in each process"
+        lines.append(_row(here, f"{head.params(plan.classes_here):,}"))
     return lines
-
-
-def _backbone_name(config: TrainConfig) -> str:
-    return str(getattr(config, "model", "backbone"))
 
 
 def memory(plan: Plan, size: Size) -> dict[str, int]:
@@ -312,7 +306,7 @@ def moments(config: TrainConfig) -> list[Moment]:
         share = math.log(0.5) / schedules.RAMP_LOG if margin.increase_type == "exp" else 0.5
         first, last = margin.increase_start_epoch, margin.fix_start_epoch
         found += [Moment(first, "the margin starts to change")] if first < last else []
-        found += [Moment(first + share * (last - first), "half of that")] if first < last else []
+        found += [Moment(first + share * (last - first), "the margin is half way")] if first < last else []
         found.append(Moment(last, "the margin is final"))
     if reinit_epoch := config.projection_args.get("reinit_epoch"):
         found.append(Moment(reinit_epoch, "prototypes are re-initialised"))

@@ -110,9 +110,10 @@ def head_step(config: TrainConfig, *, embed_dim: int, num_rows: int, num_classes
     embeddings = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # a number that prototypes lack: cosines spread as those of D numbers do, whence the sparsity
         head.weight[:, 0], embeddings[:, 0] = 0.0, math.sqrt(embed_dim - dim + 1)
-    embeddings.requires_grad_().grad = torch.zeros_like(embeddings)
+    grad = torch.zeros_like(embeddings)
+    embeddings.requires_grad_().grad = grad
     labels = torch.arange(rows) % classes
-    peak = peak_of_step(head, lambda: head(embeddings, labels).loss, [embeddings, embeddings.grad, labels])
+    peak = peak_of_step(head, lambda: head(embeddings, labels).loss, [embeddings, grad, labels])
     return round(peak * times * num_classes / classes)
 
 
