@@ -46,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.train_data is None and not args.explain:
         parser.error("the following arguments are required: --train_data")
-    if not args.explain and (args.world_size or args.num_classes) is not None:
+    if not args.explain and {args.world_size, args.num_classes} != {None}:
         parser.error("--world_size and --num_classes go with --explain: a run counts its processes and its classes")
 
     overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])

@@ -40,7 +40,9 @@ def problems(config: TrainConfig) -> list[str]:
         found.append(
             f"projection_args.weight_grad: sparse needs optimizer SGD, which takes it; found {config.optimizer}"
         )
-    return found + (_meaningless_margins(config) or _unreachable_gap(config, above=LARGEST_GAP))
+    if _margin_overshoots(config):
+        found += _unreachable_gap(config, above=LARGEST_GAP)
+    return found + _meaningless_margins(config)
 
 
 def speaker_problems(config: Config) -> list[str]:
@@ -142,6 +144,15 @@ def _meaningless_margins(config: TrainConfig) -> list[str]:
         except ValueError as error:
             found.append(f"margin_update.{key}: {error}")
     return found
+
+
+def _margin_overshoots(config: TrainConfig) -> bool:
+    """Tell whether it is the margin that makes the gap e^{bsm}/(bs), b = α - 1, large: bsm is beyond its minimum at 1.
+
+    Below it a large gap comes from a small bs: the loss is near a cross-entropy, which never becomes zero and trains.
+    """
+    pull = (_alpha(config) - 1.0) * config.projection_args.get("scale", 1.0) * config.margin_update.final
+    return _in_prior(config) and pull >= 1.0
 
 
 def _unreachable_gap(config: TrainConfig, *, above: float) -> list[str]:

@@ -77,6 +77,13 @@ def test_a_gap_that_no_sample_can_reach_is_refused(alpha, scale, margin, gap):
         load(*q_margin(alpha, scale, margin))
 
 
+@pytest.mark.parametrize(("alpha", "scale", "margin"), [(1.01, 32, 0.2), (1.001, 64, 0.4), (1.5, 1, 0.1)])
+def test_a_loss_that_is_nearly_a_cross_entropy_is_warned_of_and_not_refused(alpha, scale, margin):
+    """As alpha falls to 1 the loss becomes CosFace's, which is never zero and trains."""
+    (doubt,) = doubts(*q_margin(alpha, scale, margin))
+    assert "more than the 2 that there can be" in doubt
+
+
 @pytest.mark.parametrize("update_margin", ["true", "false"])
 @pytest.mark.parametrize(
     ("alpha", "scale", "margin"),

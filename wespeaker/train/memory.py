@@ -89,7 +89,7 @@ def network_step(backbone: Callable[[], nn.Module], shape: tuple[int, ...], *, b
 
 
 def head_step(config: TrainConfig, *, embed_dim: int, num_rows: int, num_classes: int, device: str) -> int:
-    """Estimate the bytes that a head's forward and backward take at their peak, from a smaller one that is taken.
+    """Estimate the bytes that a head's forward and backward take at their peak, from a smaller step that is taken.
 
     A step with 1/k of the rows and 1/k of D takes 1/k of the logits and of the prototypes, and both are in proportion
     to the classes.
@@ -105,7 +105,7 @@ def head_step(config: TrainConfig, *, embed_dim: int, num_rows: int, num_classes
     times = max(1.0, num_rows / ROWS)
     rows, dim, classes = round(num_rows / times), max(2, round(embed_dim / times)), max(2, min(num_classes, CLASSES))
     head = build_head(config.projection_args, embed_dim=dim, num_classes=classes).train()
-    if isinstance(head, MarginHead) and device != "cpu":
+    if isinstance(head, MarginHead) and device != "cpu" and head.form != "stream":
         head.streamable = False
     embeddings = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # a number that prototypes lack: cosines spread as those of D numbers do, whence the sparsity
