@@ -15,14 +15,16 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
+from wespeaker import checks
 from wespeaker.documents import parse_yaml
 from wespeaker.errors import InputError, nearest
-from wespeaker.losses import check_margin, validate_projection_args
+from wespeaker.losses import validate_projection_args
 from wespeaker.models import MODELS, campplus, ecapa_tdnn, resnet, tdnn
 from wespeaker.models.pooling import PoolingFunc
 
@@ -31,6 +33,17 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+def _auto_or_factor(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Check a factor in one sentence; pydantic has one for each of the types that it may be."""
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError(f"must be auto or a number above 0, found {value!r}") from error
+
+
+ScaleRatio = Annotated[Literal["auto"] | PositiveFloat, WrapValidator(_auto_or_factor)]
 
 
 class Section(BaseModel):
@@ -171,6 +184,16 @@ class MarginUpdate(Section):
             )
         return self
 
+    @property
+    def final_key(self) -> str:
+        """The key whose margin the schedule ends with."""
+        return "final_margin" if self.update_margin else "initial_margin"
+
+    @property
+    def final(self) -> float:
+        """The margin that the schedule ends with, if the run is long enough."""
+        return self.final_margin if self.update_margin else self.initial_margin
+
 
 class SGDArgs(Section):
     """Options of torch.optim.SGD."""
@@ -178,6 +201,12 @@ class SGDArgs(Section):
     momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
+
+    @model_validator(mode="after")
+    def _nesterov_of_momentum(self) -> SGDArgs:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true needs a momentum above 0; give nesterov: false for plain SGD")
+        return self
 
 
 class AdamWArgs(Section):
@@ -192,7 +221,7 @@ class WarmUpArgs(Section):
     initial_lr: PositiveFloat = 0.1
     warm_up_epoch: NonNegativeFloat = 0
     warm_from_zero: bool = True
-    scale_ratio: Literal["auto"] | PositiveFloat = 1.0  # factor on all rates; auto: world size x batch_size / 64
+    scale_ratio: ScaleRatio = 1.0  # factor on all rates; auto: world size x batch_size / 64
 
 
 class ExponentialDecreaseArgs(WarmUpArgs):
@@ -200,7 +229,13 @@ class ExponentialDecreaseArgs(WarmUpArgs):
 
     final_lr: PositiveFloat = 5e-5
     warm_up_epoch: NonNegativeFloat = 6
-    scale_ratio: Literal["auto"] | PositiveFloat = "auto"
+    scale_ratio: ScaleRatio = "auto"
+
+    @model_validator(mode="after")
+    def _decreases(self) -> ExponentialDecreaseArgs:
+        if self.final_lr > self.initial_lr:
+            raise ValueError(f"final_lr ({self.final_lr:g}) must not exceed initial_lr ({self.initial_lr:g})")
+        return self
 
 
 class StepDecreaseArgs(WarmUpArgs):
@@ -284,29 +319,16 @@ class TrainConfig(Section):
 
     def _problems(self) -> list[str]:
         """Say which values do not go together."""
-        problems = []
-        if self.num_avg > self.num_epochs:
-            problems.append(f"num_avg ({self.num_avg}) must not exceed num_epochs ({self.num_epochs})")
-        if self.scheduler_args.warm_up_epoch > self.num_epochs:
-            problems.append(
-                f"scheduler_args.warm_up_epoch ({self.scheduler_args.warm_up_epoch:g}) "
-                f"must not exceed num_epochs ({self.num_epochs})"
-            )
-        if self.projection_args.get("weight_grad") == "sparse" and self.optimizer != "SGD":
-            problems.append(
-                f"projection_args.weight_grad: sparse needs optimizer SGD, which takes it; found {self.optimizer}"
-            )
-        return problems + self._margin_problems()
+        return checks.problems(self)
 
-    def _margin_problems(self) -> list[str]:
-        """Say which margins of the schedule mean nothing to this loss, as 0 to one that multiplies the angle."""
-        problems = []
-        for key in ("initial_margin", "final_margin") if self.margin_update.update_margin else ("initial_margin",):
-            try:
-                check_margin(self.projection_args["project_type"], getattr(self.margin_update, key))
-            except ValueError as error:
-                problems.append(f"margin_update.{key}: {error}")
-        return problems
+    def doubts(self, *, device: str) -> list[str]:
+        """Say what is allowed but hardly meant, such as a final margin that the run is too short to reach.
+
+        Args:
+            device: torch's type of the one to train on, such as ``cuda``.
+
+        """
+        return checks.doubts(self, device=device)
 
     def dump(self) -> str:
         """Return the resolved config, defaults included, as YAML."""
@@ -334,9 +356,11 @@ class Config(TrainConfig):
         return _typed(given, MODEL_ARGS[info.data["model"]])
 
     def _problems(self) -> list[str]:
-        feat_dim, num_mel_bins = self.model_args.feat_dim, self.dataset_args.fbank_args.num_mel_bins
-        unequal = f"model_args.feat_dim ({feat_dim}) must equal dataset_args.fbank_args.num_mel_bins ({num_mel_bins})"
-        return ([unequal] if feat_dim != num_mel_bins else []) + super()._problems()
+        return checks.speaker_problems(self) + super()._problems()
+
+    def doubts(self, *, device: str) -> list[str]:
+        """Say what is allowed but hardly meant, see `TrainConfig.doubts`."""
+        return checks.speaker_doubts(self) + super().doubts(device=device)
 
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainConfig)
@@ -372,14 +396,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type
     values = parse_yaml(text, path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(values).__name__}")
+    sentences = []
     for item in overrides:
-        _override(values, item)
+        try:
+            _override(values, item)
+        except InputError as error:
+            sentences.append(str(error))
     try:
-        return schema.model_validate(values)
+        config = schema.model_validate(values)
     except ValidationError as error:
+        sentences += _sentences(error, schema)
+    if sentences:
         where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
-        sentences = _sentences(error, schema)
-        raise InputError(f"{where}: " + "\n  ".join(sentences if len(sentences) == 1 else ["", *sentences])) from error
+        raise InputError(f"{where}: " + "\n  ".join(sentences if len(sentences) == 1 else ["", *sentences]))
+    return config
 
 
 def _typed(args: Any, schema: type[Section] | None) -> Any:

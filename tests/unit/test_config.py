@@ -166,6 +166,44 @@ optimizer_args: {momentun: 0.9}
         assert part in message
 
 
+def test_all_problems_of_all_sections_and_overrides_are_named_at_once(tmp_path):
+    path = write(
+        tmp_path,
+        """
+exp_dir: exp/x
+dataset_args: {fbank_args: {num_mel_bin: 80}, spec_aug_args: {prob: 2}, filter_arg: {}}
+model_args: {embed_dims: 64, m_channels: 0}
+projection_args: {project_type: q_margin, alfa: 1.5, scale: -1}
+margin_update: {final_margin: -0.1, increase_start_epoch: 9, fix_start: 12}
+optimizer_args: {momentum: 2, weight_deca: 0}
+scheduler_args: {inital_lr: 1, scale_ratio: automatic}
+""",
+    )
+    with pytest.raises(InputError) as caught:
+        load_config(path, ["num_epoch=3", "dataset_args.aug_probs=1", "num_avg", "seed=[", "exp_dir.x=1"])
+    message = str(caught.value)
+    for part in (
+        "dataset_args.fbank_args.num_mel_bin: unknown key; did you mean 'num_mel_bins'",
+        "dataset_args.spec_aug_args.prob: input should be less than or equal to 1, found 2",
+        "dataset_args.filter_arg: unknown key; did you mean 'filter_args'",
+        "model_args: m_channels: input should be greater than 0, found 0; "
+        "embed_dims: unknown key; did you mean 'embed_dim'",
+        "projection_args: 'alfa' is not a key of q_margin; did you mean 'alpha'?; scale must be above 0; found -1",
+        "margin_update.final_margin: input should be greater than or equal to 0, found -0.1",
+        "margin_update.fix_start: unknown key; did you mean 'fix_start_epoch'",
+        "optimizer_args: momentum: input should be less than or equal to 1, found 2; "
+        "weight_deca: unknown key; did you mean 'weight_decay'",
+        "scheduler_args: scale_ratio: must be auto or a number above 0, found 'automatic'; "
+        "inital_lr: unknown key; did you mean 'initial_lr'",
+        "num_epoch: unknown key; did you mean 'num_epochs'",
+        "dataset_args.aug_probs: unknown key; did you mean 'aug_prob'",
+        "override 'num_avg' must look like section.key=value",
+        "override 'seed=[': '[' is not valid YAML",
+        "override 'exp_dir.x=1': exp_dir is a value, not a section",
+    ):
+        assert part in message
+
+
 def test_numbers_like_1e_4_are_numbers(tmp_path):
     """YAML 1.1 reads 1e-4 as a string; the toolkit whose configs users bring does, too."""
     path = write(tmp_path, "exp_dir: x\nprojection_args: {project_type: softmax}\nscheduler_args: {final_lr: 1e-4}\n")
@@ -186,6 +224,7 @@ def test_numbers_like_1e_4_are_numbers(tmp_path):
         ("exp_dir: a\nseed: 0x" + "f" * 9999, "more than 100 digits"),
         ("[" * 5000, "not valid YAML: RecursionError"),
         ("exp_dir: a\n", "projection_args: is required"),
+        ("1: a\n", "1: keys should be strings, found 1"),
     ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path, text, match):

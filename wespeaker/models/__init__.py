@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from torch import nn
 
@@ -30,3 +31,10 @@ def build_model(name: str, **model_args: Any) -> nn.Module:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     return MODELS[name](**model_args)
+
+
+def min_frames(name: str) -> int:
+    """Return the shortest T that the backbone of a registry name takes, without building it."""
+    model = MODELS[name]
+    shortest: int = cast(Any, model.func if isinstance(model, partial) else model).min_frames
+    return shortest

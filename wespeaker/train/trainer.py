@@ -38,9 +38,6 @@ from wespeaker.train.task import Batch, Task, changes
 
 logger = logging.getLogger(__name__)
 
-# Cosine gaps between the label and the nearest other class above this are hardly ever seen.
-LARGEST_GAP = 1.0
-
 
 def train(config: TrainConfig, task: Task, *, ranks: Ranks) -> None:
     """Train to the last epoch, from the newest checkpoint in the run's folder if there is one.
@@ -185,25 +182,18 @@ class _Run:
         )  # fmt: skip
         logger.info("effective peak learning rate %.4g (scale_ratio %.4g)", peak, self.scale)
         self._announce_gap()
+        for doubt in self.config.doubts(device=self.ranks.device.type) if self.ranks.first else ():
+            logger.warning("%s", doubt)
         if self.step:
             logger.info("going on after step %d (epoch %.2f)", self.step, self.epoch)
 
     def _announce_gap(self) -> None:
-        """Say from which gap of cosines on the final margin lets a sample rest, and warn where there is none."""
+        """Say from which gap of cosines on the final margin lets a sample rest."""
         margin = self._margin(self.num_steps)
         gap = self.learner.head.zero_loss_gap(margin)
         if math.isinf(gap):
             return
         logger.info("at the final margin %.3g a sample's loss is zero from a cosine gap of %.3g on", margin, gap)
-        if gap > LARGEST_GAP:
-            advice = "raise projection_args.scale"
-            if self.learner.head.zero_loss_gap(0.0) < gap:  # it is the margin's doing
-                advice = "lower it, or bring projection_args.scale nearer to 1 / ((alpha - 1) margin)"
-            logger.warning(
-                "the final margin %.3g asks for a cosine gap of %.3g (zero_loss_gap), which hardly a sample reaches%s: "
-                "losses do not become zero and training may suffer; gaps of 0.3 to 0.7 train well: %s",
-                margin, gap, " (2 is the largest there is)" if gap > 2.0 else "", advice,
-            )  # fmt: skip
 
     def _batches(self) -> Iterator[tuple[Batch, float]]:
         """Yield batches on the device and the seconds that were waited for each."""

@@ -272,11 +272,13 @@ def test_a_sparse_gradient_where_it_cannot_go_is_refused(run):
     ("overrides", "expected"),
     [
         ((), None),
-        (("margin_update.final_margin=1.0",), r"asks for a cosine gap of 29\.7 .* \(2 is the largest .* lower it"),
-        (("projection_args.scale=1.5", "margin_update.final_margin=0.0"), "cosine gap of 1.33 .* raise .*scale"),
+        (
+            ("margin_update.final_margin=0.4",),
+            r"WARNING .*final_margin \(0.4\) .* asks .* lead of 1.48 .* hardly a sample",
+        ),
     ],
 )
-def test_a_margin_that_no_sample_can_satisfy_is_warned_of(run, overrides, expected):
+def test_a_margin_that_hardly_a_sample_satisfies_is_warned_of(run, overrides, expected):
     soon = ("margin_update.increase_start_epoch=1", "margin_update.fix_start_epoch=2")
     folder = run("run", *soon, *overrides)
     log = (folder / "train.log").read_text()
