@@ -83,6 +83,7 @@ class TSTP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool (B, ..., T) with T of at least 2 to (B, 2 x product of ...)."""
+        x = fine(x)  # once, for both
         return torch.cat((mean_over_time(x).flatten(start_dim=1), std_over_time(x).flatten(start_dim=1)), dim=1)
 
 

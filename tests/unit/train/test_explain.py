@@ -91,7 +91,8 @@ def test_the_memory_of_a_step_grows_with_what_it_is_of():
     assert of("dataloader_args.batch_size=256")["network's step"] == pytest.approx(
         2 * plain["network's step"], rel=0.05
     )
-    assert of("precision=bf16")["network's step"] == pytest.approx(plain["network's step"] / 2, rel=0.05)
+    halved = of("precision=bf16")["network's step"] / plain["network's step"]
+    assert 0.5 < halved < 0.75  # the statistics of 1,500 values a frame are in float32
     assert of("optimizer=AdamW", "optimizer_args={}")["optimiser"] == 2 * plain["optimiser"]
     assert of(device="cuda")["head's step"] > plain["head's step"]  # the streaming form makes no logits
     assert "gradients under way" not in plain
