@@ -19,7 +19,7 @@ import torch
 import wespeaker
 from wespeaker.config import TrainConfig
 from wespeaker.documents import parse_json, parse_yaml
-from wespeaker.errors import InputError, listing
+from wespeaker.errors import InputError
 from wespeaker.files import write_lines
 from wespeaker.nested import flatten
 
@@ -72,7 +72,7 @@ def check_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> N
     if changed:
         differences = [f"{key} was {_shown(key, before)}, now {_shown(key, now)}" for key in sorted(changed)]
         raise InputError(
-            f"{folder} holds a run of another config: {listing(differences, 10)}; "
+            f"{folder} holds a run of another config: {'; '.join(differences)}; "
             f"give another --exp_dir, or remove the folder"
         )
 
