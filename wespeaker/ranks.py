@@ -24,11 +24,12 @@ WORK_TIMEOUT = timedelta(days=7)  # of processes that wait for the work of other
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run, and its device."""
+    """This process among those of the run, its device, and how long one exchange between them may take."""
 
     rank: int
     world_size: int
     device: torch.device
+    timeout: timedelta = EXCHANGE_TIMEOUT
 
     @property
     def first(self) -> bool:
@@ -70,7 +71,7 @@ def joined_ranks(device: str, *, timeout: timedelta = EXCHANGE_TIMEOUT) -> Itera
             timeout=timeout,
             device_id=place if use_gpu else None,
         )
-        yield Ranks(rank, world_size, place)
+        yield Ranks(rank, world_size, place, timeout)
     dist.destroy_process_group()
 
 

@@ -10,9 +10,11 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 ARRIVAL_TIMEOUT = timedelta(minutes=5)  # from the first process to the last: importing torch from a slow disk
 LOST_SECONDS = 30.0  # without a sign of life
 POLL_SECONDS = 1.0
+PACKAGE = Path(__file__).resolve().parent
 
 _LEFT, _FAILURE = b"left", "failure"
 
@@ -53,6 +56,22 @@ def watched(store: dist.Store, *, rank: int, world_size: int) -> Iterator[None]:
     watch.leave()
 
 
+def is_exchange(error: BaseException) -> bool:
+    """Tell whether an error is of an exchange between processes: a time-out, or a connection that broke."""
+    return isinstance(error, dist.DistError | ConnectionError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def place_of_exchange(error: BaseException) -> str:
+    """Name the collective that an error came out of, and the function of this package that called it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
+    collectives = [frame.name for frame in frames if Path(frame.filename).name == "distributed_c10d.py"]
+    caller = f"{ours[-1].name} ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else "another package"
+    return f"{next(iter(collectives), frames[-1].name)}, called by {caller}"
+
+
 class _Watch:
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
         self._store = dist.PrefixStore("watch", store.clone())
@@ -80,7 +99,7 @@ class _Watch:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this process ends, unless one of them is the cause: then end with that."""
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        if is_exchange(error):
             self._thread.join(LOST_SECONDS + 2 * POLL_SECONDS)  # a broken connection has no reason; the watch finds it
         self._stop()
         with suppress(dist.DistError):

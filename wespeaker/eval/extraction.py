@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wespeaker.data.manifest import Utterance
 from wespeaker.data.resampling import resample
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.embeddings import load_embeddings, write_embeddings
+from wespeaker.lock import locked
 from wespeaker.progress import progress
 from wespeaker.ranks import ALONE, Ranks, gathered, shares, wait_for_all
 from wespeaker.speaker_net import SpeakerNet
@@ -98,9 +100,25 @@ def extract(
         The scp file.
 
     Raises:
-        InputError: as `embed_utterances` does, in every process; the files of an earlier run stay as they were.
+        InputError: as `embed_utterances` does, in every process, or others write to the folder; the files of an earlier
+            run stay as they were.
 
     """
+    with locked(folder) if ranks.first else nullcontext():
+        wait_for_all(ranks)
+        return _extract(net, utterances, folder, rate=rate, num_workers=num_workers, ranks=ranks, desc=desc)
+
+
+def _extract(
+    net: SpeakerNet,
+    utterances: Sequence[Utterance],
+    folder: Path,
+    *,
+    rate: int,
+    num_workers: int,
+    ranks: Ranks,
+    desc: str,
+) -> Path:
     batches = _batches(utterances)
     owners = _owners(utterances, batches, ranks)
     mine = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]

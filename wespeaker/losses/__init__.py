@@ -20,7 +20,7 @@ from wespeaker.losses.margins import (
 )
 from wespeaker.losses.prototypes import forget_momentum
 from wespeaker.losses.registry import PROJECT_TYPES, ProjectType, check_margin, validate_projection_args
-from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm
+from wespeaker.losses.row_sparse_sgd import RowSparseSGD, clip_grad_norm, grad_norm, grad_norms
 from wespeaker.losses.shards import Shards
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "curricular_negatives",
     "forget_momentum",
     "grad_norm",
+    "grad_norms",
     "inter_topk_penalty",
     "log_prior_margin",
     "multiplicative_margin",

@@ -246,6 +246,30 @@ def grad_norm(parameters: Tensor | Iterable[Tensor], *, error_if_nonfinite: bool
 
 
 @torch.no_grad()
+def grad_norms(parameters: Iterable[Tensor]) -> Tensor:
+    """Compute the 2-norm of each gradient, dense or row-sparse.
+
+    An uncoalesced gradient is replaced by its coalesced form, so that this is done once.
+
+    Args:
+        parameters: P of them, on one device.
+
+    Returns:
+        The norms (P,) float32; 0 for a parameter without a gradient.
+
+    Raises:
+        ValueError: a gradient is sparse in another way than by rows.
+    """
+    norms = []
+    for param in parameters:
+        if param.grad is not None and param.grad.layout is torch.sparse_coo:
+            param.grad = param.grad.coalesce()
+        values = param.new_zeros(1) if param.grad is None else _values(param)
+        norms.append(torch.linalg.vector_norm(values).float())
+    return torch.stack(norms)
+
+
+@torch.no_grad()
 def clip_grad_norm(
     parameters: Tensor | Iterable[Tensor], max_norm: float, *, error_if_nonfinite: bool = False
 ) -> Tensor:

@@ -14,6 +14,7 @@ from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing
 
 AVERAGE = "avg_model.pt"
+ZIP_START = b"PK\x03\x04"
 HEAD_PREFIX = "projection."  # of the head's keys; the backbone's are bare
 
 
@@ -46,6 +47,9 @@ def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path} (a checkpoint) does not exist; run the training stage first or name another one")
+    with open(path, "rb") as file:
+        if file.read(len(ZIP_START)) != ZIP_START:  # torch would try readers of its oldest files
+            raise InputError(f"{path} cannot be read as a checkpoint: it is no file of torch since 1.6 (a zip file)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch's reader raises nearly anything on damaged bytes, a KeyError for plain text
@@ -104,7 +108,7 @@ def average_models(models: Path, num_avg: int) -> Path:
         The file written.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are fewer, or they are not of one network.
 
     """
     saved = epochs_saved(models)
@@ -117,12 +121,25 @@ def average_models(models: Path, num_avg: int) -> Path:
             f"averaging {num_avg} epochs needs model_{missing[0]}.pt in {models}, found epochs {saved}; "
             f"lower num_avg or train on"
         )
-    save(_mean([load(model_path(models, epoch)) for epoch in wanted]), models / AVERAGE)
+    states = {epoch: load(model_path(models, epoch)) for epoch in wanted}
+    for epoch, state in states.items():
+        if odd := _differences(state, states[wanted[-1]]):
+            raise InputError(
+                f"model_{epoch}.pt and model_{wanted[-1]}.pt in {models} are not of one network, or damaged: "
+                f"{listing(odd, 3)} missing, left over or of another size or kind; lower num_avg, or train again"
+            )
+    save(_mean(list(states.values())), models / AVERAGE)
     return models / AVERAGE
 
 
+def _differences(state: dict[str, Any], last: dict[str, Any]) -> list[str]:
+    """Name the weights of two epochs that cannot be averaged."""
+    odd = [key for key, own in last.items() if not (isinstance(own, torch.Tensor) and _fits(state.get(key), own))]
+    return sorted({*odd, *(state.keys() - last.keys())}, key=str)
+
+
 def _mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Average in float64; the states must have the same keys."""
+    """Average in float64; the states must be alike."""
     return {
         key: torch.stack([state[key].double() for state in states]).mean(dim=0).to(value.dtype)
         if value.is_floating_point()

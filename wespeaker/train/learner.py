@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wespeaker.config import TrainConfig
-from wespeaker.losses import HeadOutput, build_head, forget_momentum
+from wespeaker.losses import HeadOutput, build_head, forget_momentum, grad_norms
 from wespeaker.losses.shards import Shards
 from wespeaker.ranks import Ranks, gathered
 from wespeaker.train.checkpoint import HEAD_PREFIX, load_backbone
@@ -19,6 +20,21 @@ from wespeaker.train.optimizers import build_optimizer, load_states, states_by_n
 from wespeaker.train.precision import autocast, grad_scaler
 from wespeaker.train.resume import State, read_rows
 from wespeaker.train.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step of this rank made, without gradients.
+
+    head: what the head said. embeddings: (B, D). gradient_norms: (P,), the 2-norm of the gradient of each of the
+    learner's parameters, before clipping. loss_scale: (), what fp16 multiplied the loss by and the gradients were
+    divided by, 0 in other precisions.
+    """
+
+    head: HeadOutput
+    embeddings: torch.Tensor
+    gradient_norms: torch.Tensor
+    loss_scale: torch.Tensor
 
 
 class Learner:
@@ -62,8 +78,8 @@ class Learner:
             forget_momentum(self.optimizer, self.head.weight, rows)
         return sum(gathered(len(rows), self.ranks))
 
-    def take_step(self, batch: Batch, *, share: float, rate: float, margin: float) -> HeadOutput:
-        """Learn from a batch.
+    def take_step(self, batch: Batch, *, share: float, rate: float, margin: float) -> StepOutput:
+        """Learn from a batch; numbers that are not finite are for the caller to find (fp16's scaler skips such a step).
 
         Args:
             batch: of this rank.
@@ -80,14 +96,17 @@ class Learner:
         out = self.head(embeddings, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(out.loss * share).backward()  # averages the network's gradients over ranks
+        self.scaler.unscale_(self.optimizer)
+        norms = grad_norms(self.parameters.values())
         if self.max_norm:
-            self.scaler.unscale_(self.optimizer)
             replicated = [param for name, param in self.parameters.items() if name not in self.sharded]
             sharded = [param for name, param in self.parameters.items() if name in self.sharded]
             clip_grad_norm_over_ranks(replicated, sharded, self.max_norm, self.ranks)
+        loss_scale = self.scaler.scale(torch.full((), float(self.scaler.is_enabled()), device=self.ranks.device))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return out
+        out = replace(out, loss=out.loss.detach(), per_sample=out.per_sample.detach())  # so that the graph can go
+        return StepOutput(out, embeddings.detach(), norms, loss_scale)
 
     def own_state(self) -> State:
         """Return what this rank alone has, for `read_rows`."""

@@ -36,7 +36,7 @@ class Meter:
 
     def update(self, out: HeadOutput, waited: float) -> None:
         """Take note of one step: the head's output, and the seconds that were waited for the batch."""
-        loss = out.per_sample.detach()
+        loss = out.per_sample
         columns = (loss, out.correct, out.support, out.target_posterior == 0.0, loss == 0.0)
         self._sums += torch.stack([column.double().sum() for column in columns])
         self._support_max = torch.maximum(self._support_max, out.support.max())
@@ -63,15 +63,6 @@ class Meter:
             self._support_max = torch.maximum(self._support_max, state["support_max"].to(self._support_max.device))
             for name in COUNTS:
                 self._counts[name] += state["counts"][name]
-
-    @property
-    def empty(self) -> bool:
-        """Whether there was no step since the last row."""
-        return self._counts["steps"] == 0
-
-    def mean_loss(self) -> float:
-        """Return the mean loss of all ranks since the last row; there was at least one step, and all ranks call it."""
-        return self._means()["loss"]
 
     def row(self) -> dict[str, float]:
         """Return the figures of all ranks since the last call; there was at least one step.

@@ -57,7 +57,7 @@ class Agreement:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self._group = _cpu_group() if ranks.world_size > 1 else None
+        self._group = _cpu_group(ranks) if ranks.world_size > 1 else None
 
     def any(self, *wishes: bool) -> list[bool]:
         """Return for each wish whether any rank has it; all ranks call it, with as many wishes."""
@@ -68,7 +68,7 @@ class Agreement:
         return [bool(wish) for wish in asked.tolist()]
 
 
-def _cpu_group() -> distributed.ProcessGroup:
-    group = distributed.new_group(backend="gloo")
+def _cpu_group(ranks: Ranks) -> distributed.ProcessGroup:
+    group = distributed.new_group(backend="gloo", timeout=ranks.timeout)  # else it has torch's half an hour
     assert isinstance(group, distributed.ProcessGroup)  # and not what those get who are no part of it
     return group

@@ -8,16 +8,17 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 import wespeaker
 from wespeaker.config import TrainConfig
+from wespeaker.documents import parse_json, parse_yaml
 from wespeaker.errors import InputError
 from wespeaker.files import write_lines
 from wespeaker.nested import flatten
@@ -43,14 +44,18 @@ def check_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> N
     """Check that a folder is new, or of this very config; another number of processes may share out the same steps.
 
     Raises:
-        InputError: the folder is of another config; the differences are listed.
+        InputError: the folder is of another config, whose differences are listed, or its files are damaged.
 
     """
     if not (folder / CONFIG).exists():
         return
-    before = flatten(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    now = flatten(config.model_dump())
-    step_size = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")).get("examples_per_step")
+    before, now = flatten(_mapping(folder / CONFIG, parse_yaml)), flatten(config.model_dump())
+    step_size = _mapping(folder / ENVIRONMENT, parse_json).get("examples_per_step")
+    if not isinstance(step_size, int) or step_size < 1:
+        raise InputError(
+            f"{folder / ENVIRONMENT} does not say how many examples a step has (examples_per_step); "
+            f"bring the file back, or give another --exp_dir"
+        )
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)} - FREE_TO_CHANGE
     if step_size == config.dataloader_args.batch_size * world_size:
         changed.discard("dataloader_args.batch_size")
@@ -65,10 +70,26 @@ def check_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> N
             f"{config.dataloader_args.batch_size} take {config.dataloader_args.batch_size * world_size}; {advice}"
         )
     if changed:
-        differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in sorted(changed))
+        differences = [f"{key} was {_shown(key, before)}, now {_shown(key, now)}" for key in sorted(changed)]
         raise InputError(
-            f"{folder} holds a run of another config: {differences}; give another --exp_dir, or remove the folder"
+            f"{folder} holds a run of another config: {'; '.join(differences)}; "
+            f"give another --exp_dir, or remove the folder"
         )
+
+
+def _mapping(path: Path, parse: Callable[[str, object], Any]) -> dict[str, Any]:
+    """Read a file of the run folder."""
+    try:
+        values = parse(path.read_text(encoding="utf-8"), path)
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not what a run writes ({error}); give another --exp_dir") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is not what a run writes (a list of keys and values); give another --exp_dir")
+    return values
+
+
+def _shown(key: str, values: Mapping[str, Any]) -> str:
+    return json.dumps(values[key], default=str) if key in values else "not there"
 
 
 def write_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> None:
@@ -128,13 +149,24 @@ class MetricsFile:
         path: the file.
         last_step: rows of later steps, left by a run that was interrupted, are removed.
 
+    Raises:
+        InputError: a row, but the last, is damaged.
+
     """
 
     def __init__(self, path: Path, *, last_step: int) -> None:
         self.path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines()  # a kill may have cut the last row
-        write_lines(path, [row for row in whole if json.loads(row)["step"] <= last_step])
+        write_lines(path, [row for line, row in enumerate(whole, 1) if self._step(row, line) <= last_step])
+
+    def _step(self, row: str, line: int) -> int:
+        where = f"{self.path}:{line}"
+        values = parse_json(row, where)
+        step = values.get("step") if isinstance(values, dict) else None
+        if not isinstance(step, int):
+            raise InputError(f"{where} is not a row of metrics (it has no step); remove the line")
+        return step
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row, which must have ``step``."""

@@ -21,6 +21,10 @@ class Batch(Protocol):
     bad: list[tuple[str, str]]  # keys and reasons of unusable examples, which others came instead of
 
     @property
+    def keys(self) -> Sequence[str]:
+        """Names of the examples, for what is said of them."""
+
+    @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
         """What the network is called with."""
 

@@ -24,17 +24,20 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from wespeaker.config import TrainConfig
 from wespeaker.data.sampler import RunSampler
 from wespeaker.errors import InputError
+from wespeaker.lock import locked
 from wespeaker.losses import HeadOutput
 from wespeaker.progress import progress
 from wespeaker.ranks import Ranks, wait_for_all
 from wespeaker.train import checkpoint, schedules
 from wespeaker.train.bad_utts import BadUtts
+from wespeaker.train.finite import FiniteCheck, Taken
 from wespeaker.train.learner import Learner
 from wespeaker.train.meter import Meter
 from wespeaker.train.preemption import Agreement, Preempted, leave_signals_to_parent, noted_signals
 from wespeaker.train.resume import Checkpoints, read_ranks, read_run
 from wespeaker.train.runlog import MetricsFile, check_run_folder, log_to_file, write_run_folder
 from wespeaker.train.task import Batch, Task, changes
+from wespeaker.watch import is_exchange, place_of_exchange
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +51,24 @@ def train(config: TrainConfig, task: Task, *, ranks: Ranks) -> None:
         ranks: this process among those of the run.
 
     Raises:
-        InputError: data or folder do not fit the config, or the loss is not finite.
+        InputError: data or folder do not fit the config, another process trains in the folder, or a number is not
+            finite: which, in which step and of which examples is in the message and in a dump.
         Preempted: SIGTERM or SIGUSR1 came; what was trained is in a checkpoint.
 
     """
     folder = Path(config.exp_dir)
     check_run_folder(folder, config, world_size=ranks.world_size)  # by all, so that all say what is wrong
     wait_for_all(ranks)
-    if ranks.first:
-        write_run_folder(folder, config, world_size=ranks.world_size)
-    wait_for_all(ranks)
-    log = log_to_file(folder / ("train.log" if ranks.first else f"train.rank{ranks.rank}.log"))
-    try:
-        _Run(config, task, ranks).go()
-    finally:
-        logging.getLogger("wespeaker").removeHandler(log)
-        log.close()
+    with locked(folder) if ranks.first else nullcontext():
+        if ranks.first:
+            write_run_folder(folder, config, world_size=ranks.world_size)
+        wait_for_all(ranks)
+        log = log_to_file(folder / ("train.log" if ranks.first else f"train.rank{ranks.rank}.log"))
+        try:
+            _Run(config, task, ranks).go()
+        finally:
+            logging.getLogger("wespeaker").removeHandler(log)
+            log.close()
 
 
 class _Run:
@@ -75,6 +80,8 @@ class _Run:
         self.models = self.folder / "models"
         self.checkpoints = Checkpoints(self.models / "checkpoint", ranks)
         self.learner = Learner(config, task, ranks)
+        self.finite = FiniteCheck(self.folder, self.learner.parameters, ranks)
+        self.agreement = Agreement(ranks)
         self.meter = Meter(ranks)
         self.step = self._restore()
         self.sampler = RunSampler(
@@ -113,16 +120,20 @@ class _Run:
             logger.info("the run in %s is complete; nothing is left to do", self.folder)
             return
         metrics = MetricsFile(self.folder / "metrics.jsonl", last_step=self.step) if self.ranks.first else None
-        agreement = Agreement(self.ranks)
         self.saved_at = time.monotonic()
-        with self._bar() as bar, noted_signals() as signals:
+        with self._bar() as bar, noted_signals() as signals, self._naming_exchanges():
             for batch, waited in self._batches():
                 self.meter.update(self._take_step(batch), waited)
                 bar.update()
-                stop, save = agreement.any(bool(signals), self._save_is_due())
+                row_is_due = self.epoch_ends or self.step % self.config.log_batch_interval == 0
+                stop, save, failed = self.agreement.any(
+                    bool(signals), self._save_is_due(), self.finite.failed(wait=row_is_due)
+                )
+                if failed:
+                    raise self.finite.error()
                 if self.epoch_ends or stop or save:
                     self.bad_utts.gather(self.epoch)
-                if self.epoch_ends or self.step % self.config.log_batch_interval == 0:
+                if row_is_due:
                     row = self._row(self.meter.row())
                     if self.epoch_ends:
                         with self.meter.paused():
@@ -146,9 +157,11 @@ class _Run:
         if self.epoch_ends and (turned := self.learner.start_epoch(epoch)):
             logger.info("epoch %d: %d prototypes were re-initialised from their embeddings", epoch, turned)
         share = self.sampler.share(self.step)
-        out = self.learner.take_step(batch, share=share, rate=self._rate(self.step), margin=self._margin(self.step))
+        rate, margin = self._rate(self.step), self._margin(self.step)
+        output = self.learner.take_step(batch, share=share, rate=rate, margin=margin)
         self.step += 1
-        return out
+        self.finite.add(Taken(self.step, self.epoch, rate, margin, batch, output))
+        return output.head
 
     def _rate(self, step: int) -> float:
         return schedules.learning_rate(
@@ -219,21 +232,11 @@ class _Run:
 
     def _row(self, means: dict[str, float]) -> dict[str, Any]:
         """Return a row of metrics.jsonl; margin and learning_rate are those of the last step."""
-        self._check_loss(means["loss"])
         margin, rate = self._margin(self.step - 1), self._rate(self.step - 1)
         row = {"step": self.step, "epoch": round(self.epoch, 4), **means, "margin": margin, "learning_rate": rate}
         gap, scaler = self.learner.head.zero_loss_gap(), self.learner.scaler
         row |= {"zero_loss_gap": gap} if math.isfinite(gap) else {}
         return row | ({"grad_scale": scaler.get_scale()} if scaler.is_enabled() else {})
-
-    def _check_loss(self, loss: float) -> None:
-        """Refuse to go on, and to save, after a loss that is not finite."""
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss became {loss} at or before step {self.step} (epoch {self.epoch:.2f}, learning rate "
-                f"{self._rate(self.step - 1):.4g}, margin {self._margin(self.step - 1):.3g}); lower "
-                f"scheduler_args.initial_lr, or look for damaged audio with a lower log_batch_interval"
-            )
 
     def _evaluation(self) -> dict[str, float]:
         """Evaluate the network, on the first rank and where it is due."""
@@ -255,8 +258,8 @@ class _Run:
 
     def _save(self) -> None:
         """Write what the run needs to go on, and the epoch's weights where they are kept; all ranks leave together."""
-        if not self.meter.empty:
-            self._check_loss(self.meter.mean_loss())
+        if any(self.agreement.any(self.finite.failed(wait=True) or self.finite.weights_failed())):
+            raise self.finite.error()
         own = {
             **self.learner.own_state(),
             "rng": _random_state(self.ranks.device),
@@ -309,6 +312,22 @@ class _Run:
             progress(range(0), desc="training", total=self.num_steps, initial=self.step, unit="step") as bar,
         ):
             yield bar
+
+    @contextmanager
+    def _naming_exchanges(self) -> Iterator[None]:
+        """Say after which step, and where, an exchange with the other ranks timed out or broke off."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_exchange(error):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            text = (
+                f"rank {self.ranks.rank}, after step {self.step} (epoch {self.epoch:.2f}): an exchange with the other "
+                f"ranks failed in {place_of_exchange(error)}: {reason}"
+            )
+            logger.error("%s", text)  # at once, as the watch over the ranks may end this process when it knows more
+            raise ConnectionError(f"{text}; look at their output, and allow more time if they are slow") from error
 
     def _show(self, row: dict[str, Any], bar: tqdm[Any]) -> None:
         bar.set_postfix_str(f"epoch {row['epoch']:.2f}, loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}")

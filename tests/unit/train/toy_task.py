@@ -22,6 +22,7 @@ NUM_CLASSES, DIM, NUM_EXAMPLES = 11, 6, 24  # classes that neither 2 nor 3 ranks
 class ToyBatch:
     x: torch.Tensor
     labels: torch.Tensor
+    keys: list[str]
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -29,7 +30,7 @@ class ToyBatch:
         return (self.x,)
 
     def to(self, device):
-        return ToyBatch(self.x.to(device), self.labels.to(device), self.bad)
+        return ToyBatch(self.x.to(device), self.labels.to(device), self.keys, self.bad)
 
 
 class ToySet:
@@ -44,12 +45,12 @@ class ToySet:
         epoch, index = item
         noise = torch.randn(DIM, generator=torch.Generator().manual_seed(1000 * epoch + index))
         label = index % NUM_CLASSES
-        return self.means[label] + 0.3 * noise, label, [(f"x{index}", "odd")] if index in self.bad else []
+        return self.means[label] + 0.3 * noise, label, f"x{index}", [(f"x{index}", "odd")] if index in self.bad else []
 
 
 def collate(examples):
-    x, labels, bad = zip(*examples, strict=True)
-    return ToyBatch(torch.stack(x), torch.tensor(labels), [pair for pairs in bad for pair in pairs])
+    x, labels, keys, bad = zip(*examples, strict=True)
+    return ToyBatch(torch.stack(x), torch.tensor(labels), list(keys), [pair for pairs in bad for pair in pairs])
 
 
 def toy_task(**changed):
