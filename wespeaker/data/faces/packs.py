@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wespeaker.data.faces.images import decode_image
+from wespeaker.data.faces.folder import decode_image
 from wespeaker.data.faces.restricted import load_restricted
 from wespeaker.data.trials import Trials
 from wespeaker.errors import InputError, listing

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wespeaker.data.faces.images import decode_image, list_image_folder
+from wespeaker.data.faces.folder import ImageFolder, decode_image
 from wespeaker.data.faces.recordio import HEADER, LENGTH_BITS, MAGIC, MAGIC_BYTES, MAX_EXACT, MAX_LENGTH, PART, Part
 from wespeaker.data.manifest import read_lines
 from wespeaker.errors import InputError
@@ -121,13 +121,14 @@ def folder_images(root: Path) -> Iterator[tuple[bytes, int, str]]:
     """Yield what `write_recordio` takes from a folder with a folder of pictures for each identity.
 
     Raises:
-        InputError: as `list_image_folder` does.
+        InputError: as `ImageFolder` does.
 
     """
+    images = ImageFolder(root)
     last, identity = "", -1
-    for name, path in list_image_folder(root):
-        identity += name != last
-        last = name
+    for i, path in enumerate(images.paths):
+        identity += images.identity(i) != last
+        last = images.identity(i)
         yield (root / path).read_bytes(), identity, path
 
 

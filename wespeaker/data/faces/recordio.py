@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wespeaker.data.faces.columns import read_numbers
-from wespeaker.data.faces.images import decode_image
+from wespeaker.data.faces.folder import decode_image
 from wespeaker.errors import InputError
 
 MAGIC = 0xCED7230A
