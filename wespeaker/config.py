@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from wespeaker.errors import InputError, nearest
 from wespeaker.losses import check_margin, validate_projection_args
-from wespeaker.models import MODELS
+from wespeaker.models import check_model
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -164,7 +164,7 @@ class Config(Section):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
-        return _known("model", name, MODELS)
+        return check_model(name, takes="features")
 
     @field_validator("projection_args")
     @classmethod
