@@ -11,7 +11,7 @@ from wespeaker.errors import InputError
 from wespeaker.eval.embeddings import write_embeddings
 from wespeaker.eval.extraction import embed_utterances
 from wespeaker.speaker_net import SpeakerNet
-from wespeaker.train.checkpoint import AVERAGE, load
+from wespeaker.train.checkpoint import AVERAGE, load, load_backbone
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     if not (args.exp_dir / "config.yaml").is_file():
         raise InputError(f"{args.exp_dir} is not a run folder (it has no config.yaml); run the training stage first")
     config = load_config(args.exp_dir / "config.yaml")
-    net = SpeakerNet(config, num_classes=0)
-    net.load_flat_state(load(args.checkpoint or args.exp_dir / "models" / AVERAGE))
+    net = SpeakerNet(config)
+    load_backbone(net.model, load(args.checkpoint or args.exp_dir / "models" / AVERAGE))
     net = net.to(args.device).eval()
     for data_dir in args.data_dir:
         utterances = read_manifest(data_dir)

@@ -2,6 +2,9 @@
 
 One process:        python tools/train.py --config conf/mini_qmargin.yaml --train_data data/mini/vox2_dev/shard.list ...
 Several processes:  torchrun --standalone --nproc_per_node 4 tools/train.py ...
+
+SIGTERM or SIGUSR1 ends it after the step that is under way, with a checkpoint and the exit code 75. (torchrun passes
+SIGTERM on, waits half a minute before it kills, and has an exit code of its own.)
 """
 
 from pathlib import Path
@@ -13,7 +16,9 @@ from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
 from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.distributed import joined_ranks
-from wespeaker.train.trainer import TrainingData, train
+from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
+from wespeaker.train.speakers import TrainingData, speaker_task
+from wespeaker.train.trainer import train
 
 
 def main() -> None:
@@ -37,8 +42,12 @@ def main() -> None:
         raise InputError("--dev_data and --dev_trials go together, found one of them")
     data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
     dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
-    with joined_ranks(args.device) as ranks:
-        train(config, data, dev=dev, ranks=ranks)
+    task = speaker_task(config, data, dev=dev)
+    try:
+        with joined_ranks(args.device) as ranks:
+            train(config, task, ranks=ranks)
+    except Preempted:  # the log has said so
+        raise SystemExit(EXIT_PREEMPTED) from None
 
 
 if __name__ == "__main__":

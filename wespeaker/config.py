@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from wespeaker.errors import InputError, nearest
@@ -126,45 +135,65 @@ class AdamWArgs(Section):
     weight_decay: NonNegativeFloat = 1e-2
 
 
-class SchedulerArgs(Section):
-    """Learning rate: linear warm-up, then exponential decay over the whole run; epochs may be fractions."""
+class WarmUpArgs(Section):
+    """What every schedule of the learning rate has: a start, a linear warm-up and a factor; epochs may be fractions."""
 
     initial_lr: PositiveFloat = 0.1
+    warm_up_epoch: NonNegativeFloat = 0
+    warm_from_zero: bool = True
+    scale_ratio: Literal["auto"] | PositiveFloat = 1.0  # factor on all rates; auto: world size x batch_size / 64
+
+
+class ExponentialDecreaseArgs(WarmUpArgs):
+    """Exponential decay over the whole run; the defaults are WeSpeaker's."""
+
     final_lr: PositiveFloat = 5e-5
     warm_up_epoch: NonNegativeFloat = 6
-    warm_from_zero: bool = True
-    scale_ratio: Literal["auto"] | PositiveFloat = "auto"  # factor on all rates; auto: world size x batch_size / 64
+    scale_ratio: Literal["auto"] | PositiveFloat = "auto"
+
+
+class StepDecreaseArgs(WarmUpArgs):
+    """A fall by a factor after each of some epochs: 7 and 13 with 0.1 is 0.1, 0.01, 0.001 over 7, 6, 7 of 20 epochs."""
+
+    milestones: list[PositiveFloat]  # epochs that are over when the rate falls, in ascending order
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1  # factor of each fall
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: list[float]) -> list[float]:
+        if milestones != sorted(set(milestones)):
+            raise ValueError(f"must ascend, found {milestones}")
+        return milestones
 
 
 OPTIMIZER_ARGS: dict[str, type[Section]] = {"SGD": SGDArgs, "AdamW": AdamWArgs}
+SCHEDULER_ARGS: dict[str, type[WarmUpArgs]] = {
+    "ExponentialDecrease": ExponentialDecreaseArgs,
+    "StepDecrease": StepDecreaseArgs,
+}
 
 
-class Config(Section):
-    """One experiment. The names are WeSpeaker's where the meaning is the same."""
+class TrainConfig(Section):
+    """What the training of any task is told: how long, how fast, with which loss, and what is written when."""
 
     exp_dir: str
     seed: NonNegativeInt = 42
     num_epochs: PositiveInt = 150
     num_avg: PositiveInt = 10  # last epochs whose weights are averaged
     save_epoch_interval: PositiveInt = 5  # epochs between kept models; the last num_avg are always kept
+    save_minutes: NonNegativeFloat = 30  # between checkpoints in the middle of an epoch; 0: at the ends of epochs only
     log_batch_interval: PositiveInt = 100  # steps between rows of metrics.jsonl
     dev_interval: NonNegativeInt = 5  # epochs between dev trials; 0: never
+    precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the network; the head is in float32 always
+    clip_grad_norm: NonNegativeFloat = 0.0  # largest norm of all gradients together; 0: they are not clipped
     dataloader_args: DataloaderArgs = DataloaderArgs()
-    dataset_args: DatasetArgs = DatasetArgs()
-    model: str = "ResNet34"
-    model_args: ModelArgs = ModelArgs()
     projection_args: dict[str, Any]
     margin_scheduler: Literal["MarginScheduler"] = "MarginScheduler"
     margin_update: MarginUpdate = MarginUpdate()
     optimizer: str = "SGD"
     optimizer_args: dict[str, Any] = Field(default_factory=dict, validate_default=True)
-    scheduler: Literal["ExponentialDecrease"] = "ExponentialDecrease"
-    scheduler_args: SchedulerArgs = SchedulerArgs()
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, name: str) -> str:
-        return check_model(name, takes="features")
+    scheduler: str = "ExponentialDecrease"
+    scheduler_args: ExponentialDecreaseArgs | StepDecreaseArgs = Field(default_factory=dict, validate_default=True)
 
     @field_validator("projection_args")
     @classmethod
@@ -182,22 +211,29 @@ class Config(Section):
     @field_validator("optimizer_args", mode="before")
     @classmethod
     def _typed_optimizer_args(cls, args: Any, info: ValidationInfo) -> Any:
-        schema = OPTIMIZER_ARGS.get(info.data.get("optimizer", ""))
-        if schema is None or not isinstance(args, dict):
-            return args  # another validator says what is wrong
-        try:
-            return schema(**args).model_dump()
-        except ValidationError as error:
-            raise ValueError("; ".join(_sentences(error, schema))) from error
+        typed = _typed(args, OPTIMIZER_ARGS.get(info.data.get("optimizer", "")))
+        return typed.model_dump() if isinstance(typed, Section) else typed
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, name: str) -> str:
+        return _known("scheduler", name, SCHEDULER_ARGS)
+
+    @field_validator("scheduler_args", mode="wrap")
+    @classmethod
+    def _typed_scheduler_args(cls, args: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        schema = SCHEDULER_ARGS.get(info.data.get("scheduler", ""))
+        return args if schema is None else handler(_typed(args, schema))  # an unknown name is reported as such
 
     @model_validator(mode="after")
-    def _consistent(self) -> Config:
+    def _consistent(self) -> TrainConfig:
+        if problems := self._problems():
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems(self) -> list[str]:
+        """Say which values do not go together."""
         problems = []
-        if self.model_args.feat_dim != self.dataset_args.fbank_args.num_mel_bins:
-            problems.append(
-                f"model_args.feat_dim ({self.model_args.feat_dim}) must equal "
-                f"dataset_args.fbank_args.num_mel_bins ({self.dataset_args.fbank_args.num_mel_bins})"
-            )
         if self.num_avg > self.num_epochs:
             problems.append(f"num_avg ({self.num_avg}) must not exceed num_epochs ({self.num_epochs})")
         if self.scheduler_args.warm_up_epoch > self.num_epochs:
@@ -209,10 +245,7 @@ class Config(Section):
             problems.append(
                 f"projection_args.weight_grad: sparse needs optimizer SGD, which takes it; found {self.optimizer}"
             )
-        problems += self._margin_problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems + self._margin_problems()
 
     def _margin_problems(self) -> list[str]:
         """Say which margins of the schedule mean nothing to this loss, as 0 to one that multiplies the angle."""
@@ -229,12 +262,42 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+class Config(TrainConfig):
+    """One experiment with speakers. The names are WeSpeaker's where the meaning is the same."""
+
+    dataset_args: DatasetArgs = DatasetArgs()
+    model: str = "ResNet34"
+    model_args: ModelArgs = ModelArgs()
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, name: str) -> str:
+        return check_model(name, takes="features")
+
+    def _problems(self) -> list[str]:
+        feat_dim, num_mel_bins = self.model_args.feat_dim, self.dataset_args.fbank_args.num_mel_bins
+        unequal = f"model_args.feat_dim ({feat_dim}) must equal dataset_args.fbank_args.num_mel_bins ({num_mel_bins})"
+        return ([unequal] if feat_dim != num_mel_bins else []) + super()._problems()
+
+
+AnyConfig = TypeVar("AnyConfig", bound=TrainConfig)
+
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type[AnyConfig]) -> AnyConfig: ...
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type[TrainConfig] = Config) -> TrainConfig:
     """Read a config file, apply overrides, and check all of it.
 
     Args:
         path: a YAML file.
         overrides: ``section.key=value`` items, the value in YAML's notation.
+        schema: what keys there are; the default is the one of speakers.
 
     Raises:
         InputError: naming every problem of the file and the overrides at once.
@@ -252,11 +315,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for item in overrides:
         _override(values, item)
     try:
-        return Config(**values)
+        return schema(**values)
     except ValidationError as error:
         where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
-        sentences = _sentences(error, Config)
+        sentences = _sentences(error, schema)
         raise InputError(f"{where}: " + "\n  ".join(sentences if len(sentences) == 1 else ["", *sentences])) from error
+
+
+def _typed(args: Any, schema: type[Section] | None) -> Any:
+    """Check a section whose schema another key chooses; None: that key's validator says what is wrong."""
+    if schema is None or isinstance(args, Section):
+        return args
+    if not isinstance(args, dict):
+        raise ValueError(f"must be a mapping of keys to values, found {args!r}")
+    try:
+        return schema(**args)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentences(error, schema))) from error
 
 
 def _known(kind: str, name: str, registry: Collection[str]) -> str:

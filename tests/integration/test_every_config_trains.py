@@ -6,7 +6,8 @@ from conftest import ROOT
 
 from wespeaker.config import load_config
 from wespeaker.train.distributed import Ranks
-from wespeaker.train.trainer import TrainingData, train
+from wespeaker.train.speakers import TrainingData, speaker_task
+from wespeaker.train.trainer import train
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.stem)
@@ -26,7 +27,7 @@ def test_a_step_of_the_network_as_it_is_configured(path, data_dir, tmp_path):
         ],
     )
     data = TrainingData(tmp_path / "raw.list", "raw", data_dir / "musan" / "wav.scp", data_dir / "rirs" / "wav.scp")
-    train(config, data, dev=None, ranks=Ranks(0, 1, torch.device("cpu")))
+    train(config, speaker_task(config, data), ranks=Ranks(0, 1, torch.device("cpu")))
     (row,) = (json.loads(line) for line in (tmp_path / "exp" / "metrics.jsonl").read_text().splitlines())
     assert row["step"] == 1
     assert 0 < row["loss"] < 50

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wespeaker.config import load_config
+from wespeaker.config import TrainConfig, load_config
 from wespeaker.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +161,10 @@ def test_overrides_reach_nested_keys_and_are_checked():
         ("scheduler_args.warm_up_epoch=1000", "must not exceed num_epochs"),
         ("margin_update.fix_start_epoch=1", "must not come before"),
         ("optimizer_args={momentum: 2.0}", "less than or equal to 1"),
+        ("scheduler=StepDecreese", "unknown scheduler 'StepDecreese'; did you mean 'StepDecrease'"),
+        ("scheduler=StepDecrease", "scheduler_args: milestones: is required; final_lr: unknown key"),
+        ("scheduler_args=3", "scheduler_args: must be a mapping of keys to values, found 3"),
+        ("precision=fp8", "precision: input should be 'float32', 'bf16' or 'fp16'"),
         ("projection_args={project_type: sphere}", "margin_update.initial_margin: margin must be a factor on the"),
         ("projection_args={project_type: arc_margn}", "did you mean 'arc_margin'"),
     ],
@@ -168,3 +172,23 @@ def test_overrides_reach_nested_keys_and_are_checked():
 def test_values_are_checked_against_each_other(item, match):
     with pytest.raises(InputError, match=match):
         load_config(ROOT / "conf" / "resnet34_qmargin.yaml", [item])
+
+
+def test_a_schedule_has_keys_of_its_own(tmp_path):
+    base = "exp_dir: x\nprojection_args: {project_type: softmax}\n"
+    args = load_config(write(tmp_path, base + "scheduler: StepDecrease\nscheduler_args: {milestones: [7, 13]}\n"))
+    assert (args.scheduler_args.milestones, args.scheduler_args.gamma) == ([7.0, 13.0], 0.1)
+    assert load_config_from_dump(args) == args
+    with pytest.raises(InputError, match=r"scheduler_args: milestones: must ascend, found \[13.0, 7.0\]"):
+        load_config(write(tmp_path, base + "scheduler: StepDecrease\nscheduler_args: {milestones: [13, 7]}\n"))
+
+
+def test_a_task_of_another_kind_shares_the_keys_of_training(tmp_path):
+    class OtherConfig(TrainConfig):
+        image_size: int = 112
+
+    text = "exp_dir: x\nprojection_args: {project_type: softmax}\nimage_size: 48\n"
+    config = load_config(write(tmp_path, text), ["num_epochs=12"], schema=OtherConfig)
+    assert (config.image_size, config.num_epochs, config.save_minutes) == (48, 12, 30)
+    with pytest.raises(InputError, match="dataset_args: unknown key"):
+        load_config(write(tmp_path, text), ["dataset_args={}"], schema=OtherConfig)

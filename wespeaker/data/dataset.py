@@ -104,6 +104,11 @@ class Batch:
     keys: list[str]
     bad: list[tuple[str, str]]  # of all examples
 
+    @property
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `SpeakerNet` is called with."""
+        return self.wav, self.masks
+
     def pin_memory(self) -> Batch:
         """Move to page-locked memory, from where a GPU copies while it computes; the loader calls this."""
         return self._each(torch.Tensor.pin_memory)

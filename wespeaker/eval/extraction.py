@@ -91,7 +91,7 @@ def embed_utterances(
             failed += [str(error) for error in errors]
             if wav is None:
                 continue
-            embeddings = net.embed(wav.to(device)).float().cpu().numpy()
+            embeddings = net(wav.to(device)).float().cpu().numpy()
             finite = np.isfinite(embeddings).all(axis=1)
             failed += [
                 f"{key} has an embedding that is not finite" for key, ok in zip(keys, finite, strict=True) if not ok

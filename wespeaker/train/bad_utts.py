@@ -48,15 +48,20 @@ class BadUtts:
                 f"or allow more; {self.path} lists those found so far"
             )
 
-    def end_epoch(self, epoch: int) -> None:
-        """Bring together what the processes found, write the file, and warn of new ones; all ranks call it."""
+    def gather(self, epoch: float) -> None:
+        """Bring together what the processes found, write the file, and warn of new ones; all ranks call it.
+
+        Args:
+            epoch: how far the run is, for the warning.
+
+        """
         for found in gathered(self.reasons, self.ranks):
             self.add(found.items())
         if len(self.reasons) > self._told:
             self._write()
             logger.warning(
-                "epoch %d: %d of %d utterances could not be used so far, others took their place (see %s): %s",
-                epoch, len(self.reasons), self.num_utts, self.path, listing(sorted(self.reasons), 3),
+                "epoch %g: %d of %d utterances could not be used so far, others took their place (see %s): %s",
+                round(epoch, 2), len(self.reasons), self.num_utts, self.path, listing(sorted(self.reasons), 3),
             )  # fmt: skip
             self._told = len(self.reasons)
 

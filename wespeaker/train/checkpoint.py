@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything, averaged over epochs."""
+"""Model files: flat keys as WeSpeaker's, written whole or not at all, read without executing, averaged over epochs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from wespeaker.errors import InputError
+from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing
 
-CHECKPOINT = "checkpoint.pt"  # everything that a run needs to go on
 AVERAGE = "avg_model.pt"
+HEAD_PREFIX = "projection."  # of the head's keys; the backbone's are bare
 
 
 def model_path(models: Path, epoch: int) -> Path:
@@ -22,13 +23,22 @@ def model_path(models: Path, epoch: int) -> Path:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write a file of torch so that it is complete on disk before it has its name."""
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    """Write a file of torch so that it is complete on disk before it has its name.
+
+    Raises:
+        OSError: it cannot be written. (torch's own writer to a path makes a RuntimeError of a full disk.)
+
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a file of torch to the CPU; only tensors and plain values, never code.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors in the file until they are looked at.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
@@ -37,13 +47,33 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} (a checkpoint) does not exist; run the training stage first or name another one")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch's reader raises nearly anything on damaged bytes, a KeyError for plain text
         reason = next(iter(str(error).splitlines()), "")
         raise InputError(f"{path} cannot be read as a checkpoint: {type(error).__name__} {reason}".rstrip()) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dict of weights")
     return content
+
+
+def load_backbone(backbone: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Fill a backbone from the weights of a model file; the head among them is passed over.
+
+    Raises:
+        InputError: keys or shapes differ; the first of them are named. (A network that is filled in part gives
+            embeddings that look like embeddings.)
+
+    """
+    own = backbone.state_dict()
+    given = {key: value for key, value in weights.items() if not key.startswith(HEAD_PREFIX)}
+    odd = sorted(own.keys() ^ given.keys())
+    odd += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    if odd:
+        raise InputError(
+            f"the weights do not fit the network of the config: {listing(odd, 3)} missing, left over or of another "
+            f"size; is this the checkpoint of this run folder?"
+        )
+    backbone.load_state_dict(given)
 
 
 def epochs_saved(models: Path) -> list[int]:

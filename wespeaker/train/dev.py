@@ -40,12 +40,16 @@ def read_dev_trials(trials_path: Path, data_dir: Path) -> DevTrials:
 
 
 def dev_eer(net: SpeakerNet, dev: DevTrials, *, rate: int, num_workers: int) -> float:
-    """Return the EER, in [0, 1], of the dev trials by cosine after subtraction of the mean of their utterances."""
-    net.eval()
-    try:
-        pairs = list(embed_utterances(net, dev.utterances, rate=rate, num_workers=num_workers, desc="dev trials"))
-    finally:
-        net.train()
+    """Return the EER, in [0, 1], of the dev trials by cosine after subtraction of the mean of their utterances.
+
+    Args:
+        net: in evaluation mode.
+        dev: the trials.
+        rate: sample rate of the network in Hz.
+        num_workers: processes that read audio.
+
+    """
+    pairs = list(embed_utterances(net, dev.utterances, rate=rate, num_workers=num_workers, desc="dev trials"))
     embeddings = np.stack([embedding for _, embedding in pairs])
     scores = cosine_scores(
         dev.trials, [key for key, _ in pairs], embeddings, mean_vec=embeddings.mean(axis=0, dtype=np.float64)

@@ -63,12 +63,11 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def mean_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """Return the mean of a tensor over all processes; one all-reduce of its size."""
+def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Return the sum of a tensor over all processes; one all-reduce of its size."""
     if ranks.world_size > 1:
         values = values.clone()
         dist.all_reduce(values)
-        values = values / ranks.world_size
     return values
 
 

@@ -17,16 +17,19 @@ import torch
 import yaml
 
 import wespeaker
-from wespeaker.config import Config
+from wespeaker.config import TrainConfig
 from wespeaker.errors import InputError
 from wespeaker.files import write_lines
 from wespeaker.nested import flatten
+
+CONFIG, ENVIRONMENT = "config.yaml", "env.json"
 
 # What may change when a run goes on: nothing that changes its numbers.
 FREE_TO_CHANGE = {
     "exp_dir",
     "num_avg",
     "save_epoch_interval",
+    "save_minutes",
     "log_batch_interval",
     "dev_interval",
     "dataloader_args.num_workers",
@@ -36,28 +39,43 @@ FREE_TO_CHANGE = {
 }
 
 
-def open_run_folder(folder: Path, config: Config) -> None:
-    """Make the folder of a run with config.yaml and env.json, or check that it is a folder of this very config.
+def check_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> None:
+    """Check that a folder is new, or of this very config; another number of processes may share out the same steps.
 
     Raises:
         InputError: the folder is of another config; the differences are listed.
 
     """
-    saved = folder / "config.yaml"
-    if saved.exists():
-        before = flatten(yaml.safe_load(saved.read_text(encoding="utf-8")))
-        now = flatten(config.model_dump())
-        changed = sorted(
-            k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE
+    if not (folder / CONFIG).exists():
+        return
+    before = flatten(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    now = flatten(config.model_dump())
+    step_size = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")).get("examples_per_step")
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)} - FREE_TO_CHANGE
+    if step_size == config.dataloader_args.batch_size * world_size:
+        changed.discard("dataloader_args.batch_size")
+    elif changed <= {"dataloader_args.batch_size"}:
+        advice = (
+            f"give dataloader_args.batch_size={step_size // world_size}"
+            if step_size % world_size == 0
+            else f"give a number of processes that divides {step_size}"
         )
-        if changed:
-            differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed)
-            raise InputError(
-                f"{folder} holds a run of another config: {differences}; give another --exp_dir, or remove the folder"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_lines(saved, config.dump().splitlines())
-    write_lines(folder / "env.json", json.dumps(environment(), indent=2).splitlines())
+        raise InputError(
+            f"{folder} holds a run of steps of {step_size} examples, and {world_size} processes of batch_size "
+            f"{config.dataloader_args.batch_size} take {config.dataloader_args.batch_size * world_size}; {advice}"
+        )
+    if changed:
+        differences = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in sorted(changed))
+        raise InputError(
+            f"{folder} holds a run of another config: {differences}; give another --exp_dir, or remove the folder"
+        )
+
+
+def write_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> None:
+    """Make the folder of a run with config.yaml and env.json."""
+    step_size = {"world_size": world_size, "examples_per_step": world_size * config.dataloader_args.batch_size}
+    write_lines(folder / ENVIRONMENT, json.dumps(environment() | step_size, indent=2).splitlines())
+    write_lines(folder / CONFIG, config.dump().splitlines())  # last: where it is, the other one is
 
 
 def environment() -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Learning rate and margin as pure functions of the step, so that a resumed run cannot get them wrong.
 
-Steps count from 0, epochs in the config from 1; the formulas are WeSpeaker's.
+Steps count from 0, epochs in the config from 1; the exponential formulas are WeSpeaker's.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
-from wespeaker.config import MarginUpdate, SchedulerArgs
+from wespeaker.config import ExponentialDecreaseArgs, MarginUpdate, StepDecreaseArgs
+
+SchedulerArgs = ExponentialDecreaseArgs | StepDecreaseArgs
 
 # The exponential margin has covered 1 - 1e-3 of its way at the end of the ramp.
 RAMP_LOG = math.log(1e-3 / (1 + 1e-6))
@@ -19,26 +22,32 @@ def scale_ratio(args: SchedulerArgs, *, world_size: int, batch_size: int) -> flo
 
 
 def learning_rate(step: float, args: SchedulerArgs, *, steps_per_epoch: int, num_epochs: int, scale: float) -> float:
-    """Return the rate of a step: exponential decay over the whole run, times a linear warm-up to ``scale``.
+    """Return the rate of a step: what the schedule has left of the initial rate, times a linear warm-up to ``scale``.
 
-    >>> args = SchedulerArgs(initial_lr=0.1, final_lr=5e-5, warm_up_epoch=6)
+    >>> args = ExponentialDecreaseArgs(initial_lr=0.1, final_lr=5e-5, warm_up_epoch=6)
     >>> round(learning_rate(6 * 4265, args, steps_per_epoch=4265, num_epochs=150, scale=4), 3)
     0.295
+    >>> args = StepDecreaseArgs(initial_lr=0.1, milestones=[7, 13])
+    >>> [round(learning_rate(e * 100, args, steps_per_epoch=100, num_epochs=20, scale=1), 4) for e in (6.99, 7, 13)]
+    [0.1, 0.01, 0.001]
     """
     warm_up = args.warm_up_epoch * steps_per_epoch
     factor = scale
     if step < warm_up:
         start = 0.0 if args.warm_from_zero else 1.0
         factor = start + (scale - start) * step / warm_up
+    if isinstance(args, StepDecreaseArgs):
+        return factor * args.initial_lr * args.gamma ** bisect_right(args.milestones, step / steps_per_epoch)
     decay = math.log(args.final_lr / args.initial_lr) * step / (steps_per_epoch * num_epochs)
     return factor * args.initial_lr * math.exp(decay)
 
 
 def peak_learning_rate(args: SchedulerArgs, *, steps_per_epoch: int, num_epochs: int, scale: float) -> float:
-    """Return the highest rate of the run, which comes at the end of the warm-up (or at its start)."""
-    ends = (0.0, args.warm_up_epoch * steps_per_epoch)
+    """Return the highest rate of the run: at its start, at the end of the warm-up, or where a fall cuts into that."""
+    falls = args.milestones if isinstance(args, StepDecreaseArgs) else []
+    steps = [0.0, args.warm_up_epoch * steps_per_epoch, *(epoch * steps_per_epoch - 1 for epoch in falls)]
     return max(
-        learning_rate(step, args, steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, scale=scale) for step in ends
+        learning_rate(step, args, steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, scale=scale) for step in steps
     )
 
 

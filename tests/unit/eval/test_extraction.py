@@ -16,7 +16,7 @@ from wespeaker.speaker_net import SpeakerNet
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return SpeakerNet(load_config(ROOT / "conf" / "mini_qmargin.yaml", SMALL), num_classes=0).eval()
+    return SpeakerNet(load_config(ROOT / "conf" / "mini_qmargin.yaml", SMALL)).eval()
 
 
 def embed(net, utterances, **options):
@@ -47,7 +47,7 @@ def test_extraction_is_deterministic_and_of_whole_utterances(net, data_dir):
     for utt in utterances[:3]:
         with torch.inference_mode():
             wav = torch.from_numpy(read_whole(utt.source.path))[None]
-            np.testing.assert_allclose(once[utt.key], net.embed(wav)[0].numpy(), atol=1e-5)
+            np.testing.assert_allclose(once[utt.key], net(wav)[0].numpy(), atol=1e-5)
 
 
 def read_whole(path):
@@ -99,7 +99,7 @@ def test_a_wrong_count_is_an_error(net, data_dir, tmp_path):
 
 
 def test_an_embedding_that_is_not_finite_is_named(data_dir, net):
-    broken = SpeakerNet(load_config(ROOT / "conf" / "mini_qmargin.yaml", SMALL), num_classes=0).eval()
+    broken = SpeakerNet(load_config(ROOT / "conf" / "mini_qmargin.yaml", SMALL)).eval()
     torch.nn.init.constant_(broken.model.seg_1.bias, float("nan"))
     with pytest.raises(InputError, match=r"12 of 12 utterances have no embedding: .* not finite"):
         list(embed(broken, read_manifest(data_dir / "vox1")))

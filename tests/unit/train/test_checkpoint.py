@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from wespeaker.errors import InputError
 from wespeaker.train import checkpoint
@@ -78,3 +79,23 @@ def test_a_failed_write_leaves_the_old_file(models):
         checkpoint.save({"x": lambda: None}, path)
     assert path.read_bytes() == before
     assert not [p for p in models.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("weight"), "weight missing"),
+        (lambda state: state.update({"extra": torch.zeros(1)}), "extra missing, left over"),
+        (lambda state: state.update({"bias": torch.zeros(7)}), "bias missing, left over or of another size"),
+    ],
+)
+def test_weights_of_another_network_are_refused_and_a_head_is_passed_over(change, named):
+    """WeSpeaker loads what fits and warns; the embeddings are then random, and extraction exits with 0."""
+    trained, backbone = nn.Linear(3, 2), nn.Linear(3, 2)
+    weights = {**trained.state_dict(), "projection.weight": torch.zeros(5, 2)}
+    checkpoint.load_backbone(backbone, weights)
+    assert torch.equal(backbone.weight, trained.weight)
+    weights = dict(weights)
+    change(weights)
+    with pytest.raises(InputError, match=named):
+        checkpoint.load_backbone(nn.Linear(3, 2), weights)

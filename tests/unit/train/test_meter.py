@@ -27,3 +27,20 @@ def test_a_row_is_of_all_samples_since_the_last_one():
     meter.update(output([1.0], [2], [0.5]), waited=0.0)
     again = meter.row()
     assert (again["loss"], again["support_max"], again["zero_target"]) == (1.0, 2, 0.0)
+
+
+def test_a_meter_goes_on_from_the_sums_of_others():
+    """As of two ranks whose run goes on with one."""
+    outputs = [output([0.0, 2.0], [1, 9], [1.0, 0.0], scanned=20), output([4.0], [5], [0.0], path="stream", scanned=7)]
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    parts, whole, later = [Meter(ranks), Meter(ranks)], Meter(ranks), Meter(ranks)
+    for part, out in zip(parts, outputs, strict=True):
+        part.update(out, waited=0.0)
+        whole.update(out, waited=0.0)
+    later.load([part.state() for part in parts])
+    assert not later.empty
+    assert later.mean_loss() == whole.mean_loss() == pytest.approx(2.0)
+    clock = {"samples_per_sec", "data_wait"}
+    expected, found = whole.row(), later.row()
+    assert {key: found[key] for key in found.keys() - clock} == {key: expected[key] for key in expected.keys() - clock}
+    assert later.empty

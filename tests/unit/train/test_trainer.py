@@ -1,6 +1,10 @@
 import json
 import math
+import os
 import re
+import runpy
+import signal
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +19,10 @@ from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.distributed import Ranks
-from wespeaker.train.trainer import TrainingData, train
+from wespeaker.train.learner import Learner
+from wespeaker.train.resume import read_run, saved_steps
+from wespeaker.train.speakers import TrainingData, speaker_task
+from wespeaker.train.trainer import train
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -37,7 +44,7 @@ def run(data_dir, tmp_path):
         )
         vox2_test = data_dir / "vox2_test"
         trials = read_dev_trials(vox2_test / "dev.kaldi", vox2_test) if dev else None
-        train(config, data, dev=trials, ranks=ranks)
+        train(config, speaker_task(config, data, dev=trials), ranks=ranks)
         return Path(config.exp_dir)
 
     return go
@@ -65,12 +72,12 @@ def test_a_run_folder_explains_itself(run, tmp_path):
     assert "effective peak learning rate" in (folder / "train.log").read_text()
     log = rows(folder)
     assert [row["step"] for row in log] == [2, 3, 4, 6, 8, 9, 10, 12]
-    expected = {"epoch", "loss", "accuracy", "margin", "learning_rate", "utt_per_sec", "data_wait"}
+    expected = {"epoch", "loss", "accuracy", "margin", "learning_rate", "samples_per_sec", "data_wait"}
     of_the_loss = {"support", "support_max", "zero_target", "zero_loss", "streamed", "scanned", "zero_loss_gap"}
     assert expected | of_the_loss <= log[0].keys()
     assert [row["step"] for row in log if "dev_eer" in row] == [6, 12]
     assert all(0 <= row["data_wait"] <= 1 and 1 <= row["support"] <= 6 for row in log)
-    assert sorted(path.name for path in (folder / "models").iterdir()) == ["checkpoint.pt", "model_4.pt"]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == ["checkpoint", "model_4.pt"]
 
 
 def test_the_keys_of_a_model_file_are_wespeakers(run):
@@ -161,16 +168,16 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_at_the_very_batch(run, monkeypa
     """Batches of 7 from 24 utterances: four steps an epoch, the last two of them smaller ones."""
     overrides = (f"dataloader_args.num_workers={num_workers}", "dataloader_args.batch_size=7", "num_epochs=3")
     whole = run("whole", *overrides)
-    real = trainer._Run._set_schedules
+    real = trainer._Run._take_step
 
-    def interrupted(self):
+    def interrupted(self, batch):
         if self.step == stop:
-            self._write_checkpoint(epoch=0)
+            self._save()
             raise KeyboardInterrupt
-        return real(self)
+        return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "_set_schedules", interrupted)
+        patch.setattr(trainer._Run, "_take_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("broken", *overrides)
     broken = run("broken", *overrides)
@@ -230,18 +237,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 
 @pytest.mark.parametrize("loss", ["q_margin, form: dense", "q_margin, form: stream", "arc_margin"])
 def test_one_nan_embedding_stops_the_run_before_it_is_saved(run, monkeypatch, tmp_path, loss):
-    real, step = SpeakerNet.embed, count(1)
+    real, step = SpeakerNet.forward, count(1)
 
     def damaged(self, wav, masks):
         embeddings = real(self, wav, masks)
         return embeddings.index_fill(0, torch.tensor([1]), math.nan) if next(step) == 5 else embeddings
 
-    monkeypatch.setattr(SpeakerNet, "embed", damaged)
+    monkeypatch.setattr(SpeakerNet, "forward", damaged)
     with pytest.raises(InputError, match=r"the loss became nan at or before step 6 .*look for damaged audio"):
         run("run", "log_batch_interval=2", f"projection_args={{project_type: {loss}}}")
-    saved = checkpoint.load(tmp_path / "run" / "models" / checkpoint.CHECKPOINT)
-    assert saved["step"] == 3
-    assert all(weight.isfinite().all() for weight in saved["net"].values())
+    saved = read_run(tmp_path / "run" / "models" / "checkpoint" / "step_3")
+    assert all(weight.isfinite().all() for weight in saved["backbone"].values())
+    assert not (tmp_path / "run" / "models" / "checkpoint" / "step_6").exists()
 
 
 def test_it_learns(run):
@@ -264,13 +271,9 @@ def test_the_sparse_head_and_the_dense_one_train_alike(run):
         assert row["scanned"] == 6
 
 
-def test_a_sparse_gradient_where_it_cannot_go_is_refused(run, data_dir):
+def test_a_sparse_gradient_where_it_cannot_go_is_refused(run):
     with pytest.raises(InputError, match="weight_grad: sparse needs optimizer SGD, which takes it; found AdamW"):
         run("run", "projection_args.weight_grad=sparse")
-    config = load_config(ROOT / "conf" / "mini_qmargin.yaml", ["optimizer=SGD", "optimizer_args={}",
-                                                               "projection_args.weight_grad=sparse"])  # fmt: skip
-    with pytest.raises(InputError, match="sparse is for a run of one process"):
-        train(config, TrainingData(data_dir / "vox2_dev/raw.list", "raw"), dev=None, ranks=Ranks(0, 2, ONE.device))
 
 
 @pytest.mark.parametrize(
@@ -326,3 +329,30 @@ def test_two_processes_deal_with_unequal_parts_and_with_what_either_finds_bad(ru
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "two"))
     listed = (tmp_path / "two" / "bad_utts.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == sorted(bad)
+
+
+def test_the_tool_says_that_it_was_told_to_stop_and_exits_with_75(data_dir, tmp_path, monkeypatch, caplog):
+    real, step = Learner.take_step, count(1)
+
+    def signalled(self, *args, **kwargs):
+        if next(step) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "take_step", signalled)
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    options = {
+        "--config": [ROOT / "conf" / "mini_qmargin.yaml"],
+        "--train_data": [data_dir / "vox2_dev" / "raw.list"],
+        "--data_type": ["raw"],
+        "--exp_dir": [tmp_path / "run"],
+        "--device": ["cpu"],
+        "--set": [*SMALL, "dataset_args.aug_prob=0"],
+    }
+    command = [word for name, values in options.items() for word in (name, *values)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, command)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "train.py"), run_name="__main__")
+    assert ended.value.code == 75
+    assert "told to stop by SIGTERM: step 2 (epoch 0.67) is in" in caplog.text
+    assert saved_steps(tmp_path / "run" / "models" / "checkpoint") == [2]
