@@ -20,17 +20,21 @@ from wespeaker.errors import InputError
 HALF_RANGE = 127.5  # of a byte
 
 
-class FaceSource(Protocol):
-    """N images and whom they show: a folder, a RecordIO file, rendered faces."""
+class ImageSource(Protocol):
+    """N images: a folder, a RecordIO file, a verification pack, rendered faces."""
 
     def __len__(self) -> int:
         """Return N."""
 
-    def identity(self, i: int, /) -> int | str:
-        """Return whom image i shows."""
-
     def image(self, i: int, /) -> NDArray[np.uint8]:
         """Return image i, (H, W, 3) uint8 in RGB; raise an InputError where it cannot be had."""
+
+
+class FaceSource(ImageSource, Protocol):
+    """N images and whom they show."""
+
+    def identity(self, i: int, /) -> int | str:
+        """Return whom image i shows."""
 
 
 class FaceExample(NamedTuple):
@@ -82,7 +86,7 @@ class FittedImages:
 
     """
 
-    source: FaceSource
+    source: ImageSource
     size: int
     channels: int = 3
 
@@ -92,10 +96,6 @@ class FittedImages:
 
     def __len__(self) -> int:
         return len(self.source)
-
-    def identity(self, i: int) -> int | str:
-        """Return whom image i shows."""
-        return self.source.identity(i)
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Return image i, (size, size, channels) uint8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,30 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from wespeaker.data.faces.dataset import FittedImages, ImageSource, normalised
 from wespeaker.errors import InputError, listing
 from wespeaker.progress import progress
 
 Flip = Literal["sum", "concat", "none"]
-
-
-class ImageSource(Protocol):
-    """Aligned images that are read one by one."""
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """Return an image, (H, W, 3) RGB or (H, W) grey; raise InputError for one that cannot be read."""
-        ...
-
-
-def image_tensor(image: NDArray[np.uint8]) -> torch.Tensor:
-    """Return an image (H, W, C) or (H, W) as (C, H, W) float32, with 0 at -1 and 255 at 1.
-
-    >>> image_tensor(np.array([[0, 255]], dtype=np.uint8))
-    tensor([[[-1.,  1.]]])
-    """
-    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32)) / 127.5 - 1
 
 
 @torch.inference_mode()
@@ -55,7 +36,8 @@ def embed_images(
     SphereFace and CosFace; ``none`` f(x) alone, in half the time.
 
     Args:
-        model: in evaluation mode, with the (C, H, W) it takes as ``image_shape``; its device is where the work is done.
+        model: in evaluation mode, with the (C, H, W) it takes as ``image_shape``, to which images are fitted as for
+            training, see `FittedImages`; its device is where the work is done.
         images: I images.
         flip: see above.
         names: (I,), what an error calls the images; None numbers them from 0.
@@ -68,8 +50,8 @@ def embed_images(
 
     Raises:
         ValueError: the model is in training mode, in which an embedding would depend on its neighbours.
-        InputError: at the end, with the images that cannot be read, have another shape than the model takes, or give
-            a non-finite embedding; at once if there are none.
+        InputError: at the end, with the images that cannot be read or give a non-finite embedding; at once if there
+            are none.
 
     """
     if model.training:
@@ -79,7 +61,8 @@ def embed_images(
     device = next(model.parameters()).device
     image_shape = model.image_shape
     assert isinstance(image_shape, tuple)
-    dataset = _Images(images, image_shape, names)
+    channels, size, _ = image_shape
+    dataset = _Images(FittedImages(images, size, channels), names)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
     parts: list[NDArray[np.float32]] = []
     failed: list[str] = []
@@ -106,8 +89,8 @@ def _embed(model: nn.Module, batch: torch.Tensor, flip: Flip) -> torch.Tensor:
 
 
 class _Images(Dataset[tuple[int, torch.Tensor] | InputError]):
-    def __init__(self, images: ImageSource, image_shape: tuple[int, int, int], names: Sequence[str] | None) -> None:
-        self.images, self.image_shape, self.names = images, image_shape, names
+    def __init__(self, images: FittedImages, names: Sequence[str] | None) -> None:
+        self.images, self.names = images, names
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,13 +100,9 @@ class _Images(Dataset[tuple[int, torch.Tensor] | InputError]):
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor] | InputError:
         try:
-            image = image_tensor(self.images.image(index))
+            return index, torch.from_numpy(normalised(self.images.image(index)))
         except InputError as error:
             return error
-        if image.shape != self.image_shape:
-            found, wanted = ("x".join(map(str, shape)) for shape in (image.shape, self.image_shape))
-            return InputError(f"{self.name(index)} is {found} (channels, height, width), the model takes {wanted}")
-        return index, image
 
 
 def _collate(

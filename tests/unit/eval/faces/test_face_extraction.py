@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from wespeaker.errors import InputError
-from wespeaker.eval.faces.extraction import embed_images, image_tensor
+from wespeaker.eval.faces.extraction import embed_images
 from wespeaker.models import build_model
 
 
 class Images:
-    """Random grey images; some cannot be read."""
+    """Images of random grey pixels; some cannot be read."""
 
     def __init__(self, count, *, size=16, unreadable=()):
         self.pixels = np.random.default_rng(0).integers(256, size=(count, size, size), dtype=np.uint8)
@@ -20,7 +20,7 @@ class Images:
     def image(self, index):
         if index in self.unreadable:
             raise InputError(f"{index}.png is damaged")
-        return self.pixels[index]
+        return np.repeat(self.pixels[index][:, :, None], 3, axis=2)
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +70,26 @@ def test_extraction_is_deterministic_for_any_number_of_workers(model):
     assert np.array_equal(once, embed_images(model, images, batch_size=4, num_workers=2))
 
 
-def test_colour_goes_to_the_front():
-    pixels = np.random.default_rng(0).integers(256, size=(4, 5, 3), dtype=np.uint8)
-    tensor = image_tensor(pixels)
-    assert tensor.shape == (3, 4, 5)
-    assert tensor[2, 1, 4].item() == pytest.approx(pixels[1, 4, 2] / 127.5 - 1)
+def test_images_are_fitted_to_the_model(model):
+    images, larger = Images(3), Images(3)
+    larger.pixels = np.pad(images.pixels.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), (0, 0), (4, 4)))
+    np.testing.assert_allclose(embed_images(model, larger), embed_images(model, images), rtol=1e-5, atol=1e-6)
+    colour = build_model("IResNet10", width=4, image_size=16, embed_dim=8).eval()
+    assert embed_images(colour, images).shape == (3, 8)
 
 
 def test_failures_are_listed_by_name(model):
-    images = Images(6, unreadable=(2,))
-    images.pixels = list(images.pixels)
-    images.pixels[5] = np.zeros((20, 16), dtype=np.uint8)
+    images = Images(6, unreadable=(2, 5))
     with pytest.raises(InputError) as caught:
-        embed_images(model, images, names=[f"n{i}" for i in range(6)], batch_size=2)
-    assert str(caught.value) == (
-        "2 of 6 images have no embedding: 2.png is damaged, "
-        "n5 is 1x20x16 (channels, height, width), the model takes 1x16x16"
-    )
+        embed_images(model, images, batch_size=2)
+    assert str(caught.value) == "2 of 6 images have no embedding: 2.png is damaged, 5.png is damaged"
 
 
 def test_an_embedding_that_is_not_finite_is_named(model):
     broken = build_model("IResNet10", width=4, in_channels=1, image_size=16, embed_dim=8).eval()
     torch.nn.init.constant_(broken.features.bias, float("inf"))
-    with pytest.raises(InputError, match=r"3 of 3 images have no embedding: image 0 has an embedding that is not fin"):
-        embed_images(broken, Images(3))
+    with pytest.raises(InputError, match=r"3 of 3 images have no embedding: a.png has an embedding that is not fin"):
+        embed_images(broken, Images(3), names=["a.png", "b.png", "c.png"])
 
 
 def test_a_model_in_training_and_no_images_are_refused(model):
