@@ -9,45 +9,33 @@ SIGTERM on, waits half a minute before it kills, and has an exit code of its own
 
 from pathlib import Path
 
-from _cli import Parser, run
+from _cli import Parser, add_training, run, to_config, train_task
 
-from wespeaker.config import load_config
+from wespeaker.config import Config
 from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
 from wespeaker.train.dev import read_dev_trials
-from wespeaker.train.distributed import joined_ranks
-from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
 from wespeaker.train.speakers import TrainingData, speaker_task
-from wespeaker.train.trainer import train
 
 
 def main() -> None:
     """Parse the options and train."""
     parser = Parser(__doc__)
-    parser.add_argument("--config", required=True, help="a file of conf/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
-    parser.add_argument("--exp_dir", help="run folder, instead of the config's exp_dir")
+    add_training(parser, configs="conf/")
     parser.add_argument("--train_data", type=Path, required=True, help="shard.list or raw.list of the training set")
     parser.add_argument("--data_type", choices=sorted(READERS), default="shard", help="what --train_data is")
     parser.add_argument("--noise_data", type=Path, help="wav.scp of the noise bank")
     parser.add_argument("--reverb_data", type=Path, help="wav.scp of the room impulse responses")
     parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")
     parser.add_argument("--dev_trials", type=Path, help="trial list to show progress on")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     args = parser.parse_args()
 
-    overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])
-    config = load_config(args.config, overrides)
+    config = to_config(args, Config)
     if (args.dev_data is None) != (args.dev_trials is None):
         raise InputError("--dev_data and --dev_trials go together, found one of them")
     data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
     dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
-    task = speaker_task(config, data, dev=dev)
-    try:
-        with joined_ranks(args.device) as ranks:
-            train(config, task, ranks=ranks)
-    except Preempted:  # the log has said so
-        raise SystemExit(EXIT_PREEMPTED) from None
+    train_task(config, speaker_task(config, data, dev=dev), device=args.device)
 
 
 if __name__ == "__main__":

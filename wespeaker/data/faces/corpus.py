@@ -63,7 +63,7 @@ class FaceCorpusSettings:
 
     """
 
-    num_train_ids: int = 200
+    num_train_ids: int = 600
     num_train_images: int = 12
     num_test_ids: int = 100
     num_test_images: int = 12

@@ -58,6 +58,11 @@ class FacePack:
         """Number of pairs, N; there are 2 N pictures."""
         return len(self.is_same)
 
+    @property
+    def names(self) -> list[str]:
+        """What the 2 N pictures are called, such as ``lfw.bin:0``."""
+        return [f"{self.path.name}:{i}" for i in range(len(self))]
+
     def encoded(self, i: int) -> bytes:
         """Return picture i of 2 N as it is stored, most often a JPEG file."""
         return bytes(self._pictures[i])

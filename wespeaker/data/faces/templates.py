@@ -86,6 +86,20 @@ def read_templates(images: Path, pairs: Path, landmarks: Path | None = None) -> 
     )
 
 
+def read_media(images: Path, landmarks: Path | None = None) -> tuple[list[str], NDArray[np.float32] | None]:
+    """Read which images a protocol has, without its pairs.
+
+    Returns:
+        The I names in the order of the file, and their landmarks, (I, 5, 2) float32; None without such a file.
+
+    Raises:
+        InputError: as `read_templates` does.
+
+    """
+    names, _ = read_named_numbers(images, "the images of the templates", columns=_IMAGES, dtype=np.int32)
+    return names, None if landmarks is None else _read_landmarks(landmarks, names, images)[0]
+
+
 def write_templates(templates: Templates, images: Path, pairs: Path, landmarks: Path | None = None) -> None:
     """Write what `read_templates` reads; landmarks and scores with the digits that give back the same float32.
 
