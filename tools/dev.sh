@@ -19,7 +19,7 @@ run_test() {
 }
 
 run_lint() {
-  local scripts=(run.sh path.sh tools/*.sh .ci/run)
+  local scripts=(run.sh path.sh tools/*.sh examples/*/*.sh .ci/run)
   python -m ruff check .
   python -m ruff format --check .
   for script in "${scripts[@]}"; do bash -n "$script"; done
