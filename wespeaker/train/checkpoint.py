@@ -56,24 +56,33 @@ def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
-def load_backbone(backbone: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
     """Fill a backbone from the weights of a model file; the head among them is passed over.
 
     Raises:
-        InputError: keys or shapes differ; the first of them are named. (A network that is filled in part gives
-            embeddings that look like embeddings.)
+        InputError: keys, shapes or kinds of numbers differ; the first of them are named. (A network that is filled in
+            part gives embeddings that look like embeddings.)
 
     """
     own = backbone.state_dict()
-    given = {key: value for key, value in weights.items() if not key.startswith(HEAD_PREFIX)}
-    odd = sorted(own.keys() ^ given.keys())
-    odd += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    given = {key: value for key, value in weights.items() if not str(key).startswith(HEAD_PREFIX)}
+    odd = sorted(own.keys() ^ given.keys(), key=str)
+    odd += [key for key in own.keys() & given.keys() if not _fits(given[key], own[key])]
     if odd:
         raise InputError(
             f"the weights do not fit the network of the config: {listing(odd, 3)} missing, left over or of another "
-            f"size; is this the checkpoint of this run folder?"
+            f"size or kind; is this the checkpoint of this run folder?"
         )
     backbone.load_state_dict(given)
+
+
+def _fits(given: object, own: torch.Tensor) -> bool:
+    """Whether a weight can take the place of another: of its shape and layout, and of fractions where that one is."""
+    return (
+        isinstance(given, torch.Tensor)
+        and (given.shape, given.layout) == (own.shape, own.layout)
+        and given.is_floating_point() == own.is_floating_point()
+    )
 
 
 def epochs_saved(models: Path) -> list[int]:

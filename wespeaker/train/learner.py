@@ -41,6 +41,7 @@ class Learner:
             config.projection_args, embed_dim=task.embed_dim, num_classes=task.num_classes, shards=self.shards
         )
         self.head = head.to(ranks.device).train()
+        torch.manual_seed(config.seed + ranks.rank)  # so that ranks drop other units, where there is dropout
         self.parameters = dict(self.backbone.named_parameters())
         self.parameters |= {HEAD_PREFIX + name: param for name, param in self.head.named_parameters()}
         self.sharded = {HEAD_PREFIX + name for name in self.head.sharded_names}

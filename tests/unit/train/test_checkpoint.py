@@ -86,7 +86,12 @@ def test_a_failed_write_leaves_the_old_file(models):
     [
         (lambda state: state.pop("weight"), "weight missing"),
         (lambda state: state.update({"extra": torch.zeros(1)}), "extra missing, left over"),
-        (lambda state: state.update({"bias": torch.zeros(7)}), "bias missing, left over or of another size"),
+        (lambda state: state.update({"bias": torch.zeros(7)}), "bias missing, left over or of another size or kind"),
+        (lambda state: state.update({"bias": "text"}), "bias missing, left over or of another size or kind"),
+        (lambda state: state.update({"bias": torch.zeros(2, dtype=torch.complex64)}), "bias missing"),
+        (lambda state: state.update({"bias": torch.zeros(2, dtype=torch.int64)}), "bias missing"),
+        (lambda state: state.update({"bias": torch.zeros(2).to_sparse()}), "bias missing"),
+        (lambda state: state.update({3: torch.zeros(1)}), "3 missing, left over"),
     ],
 )
 def test_weights_of_another_network_are_refused_and_a_head_is_passed_over(change, named):

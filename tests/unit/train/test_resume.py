@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_task import DIM, NUM_CLASSES, ToySet, rows, run_ranks, toy_config, toy_task, train_toy, weights
+from torch import nn
+from toy_task import DIM, NUM_CLASSES, ToySet, rows, run_ranks, stop_at, toy_config, toy_task, train_toy, weights
 
 from wespeaker.errors import InputError
 from wespeaker.train import checkpoint, trainer
@@ -120,19 +121,6 @@ def test_rows_are_dealt_out_anew(tmp_path):
 # ---- runs ----
 
 
-def stop_at(monkeypatch, step):
-    """Make a run save and die after a step, as of a kill."""
-    real = trainer._Run._take_step
-
-    def interrupted(self, batch):
-        if self.step == step:
-            self._save()
-            raise KeyboardInterrupt
-        return real(self, batch)
-
-    monkeypatch.setattr(trainer._Run, "_take_step", interrupted)
-
-
 def assert_same_run(a, b):
     assert rows(a) == rows(b)
     mine, theirs = weights(a), weights(b)
@@ -145,6 +133,9 @@ SETTINGS = {
     "adamw": {"optimizer": "AdamW", "optimizer_args": {}},
     "random margins": {"projection_args": {"project_type": "elastic_arc", "scale": 4.0}},
     "class memory": {"projection_args": {"project_type": "kappa", "scale": 4.0}},
+    "dropout": {
+        "task": toy_task(network=lambda: nn.Sequential(nn.Linear(DIM, 16), nn.Dropout(0.5), nn.Linear(16, DIM)))
+    },
     "rows of three steps": {"log_batch_interval": 3},
     "clipped": {"clip_grad_norm": 0.3},
     "bf16": {"precision": "bf16"},
@@ -176,11 +167,21 @@ def test_a_run_goes_on_in_mid_epoch_bit_for_bit(tmp_path, monkeypatch, setting, 
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.parametrize("project_type", ["q_margin", "kappa", "sphereface2", "softmax"])
+HEADS = {
+    "q_margin": {"scale": 4.0},
+    "kappa": {"scale": 4.0},  # with a memory of each class
+    "a3m": {"scale": 4.0, "reinit_epoch": 3},
+    "arc_margin_intertopk_subcenter": {"scale": 4.0},  # with three rows of each class
+    "sphereface2": {"scale": 4.0},  # with a parameter that all have
+    "softmax": {},
+}
+
+
+@pytest.mark.parametrize("project_type", HEADS)
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_a_run_of_two_processes_goes_on_with_another_number(tmp_path, monkeypatch, project_type, world_size):
     """The same batches, hence the same losses but for rounding, and the same sums of the row that was under way."""
-    projection = {"project_type": project_type} | ({} if project_type == "softmax" else {"scale": 4.0})
+    projection = {"project_type": project_type, **HEADS[project_type]}
     changed = {"projection_args": projection, "log_batch_interval": 2, "optimizer": "AdamW", "optimizer_args": {}}
 
     def go(size, interrupted, folder):
@@ -207,7 +208,8 @@ def test_a_run_of_two_processes_goes_on_with_another_number(tmp_path, monkeypatc
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4, abs=1e-6)
         assert row["accuracy"] == pytest.approx(other["accuracy"])
     mine, theirs = weights(tmp_path / "whole"), weights(tmp_path / "broken")
-    assert mine["projection.weight"].shape == (NUM_CLASSES, DIM)
+    sub_centers = 3 if "subcenter" in project_type else 1
+    assert mine["projection.weight"].shape == (NUM_CLASSES * sub_centers, DIM)
     for key in mine:
         torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=1e-4)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import ROOT, SMALL
+from toy_task import run_ranks, stop_at
 
 from wespeaker.config import load_config
 from wespeaker.errors import InputError
@@ -168,16 +168,8 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_at_the_very_batch(run, monkeypa
     """Batches of 7 from 24 utterances: four steps an epoch, the last two of them smaller ones."""
     overrides = (f"dataloader_args.num_workers={num_workers}", "dataloader_args.batch_size=7", "num_epochs=3")
     whole = run("whole", *overrides)
-    real = trainer._Run._take_step
-
-    def interrupted(self, batch):
-        if self.step == stop:
-            self._save()
-            raise KeyboardInterrupt
-        return real(self, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "_take_step", interrupted)
+        stop_at(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             run("broken", *overrides)
     broken = run("broken", *overrides)
@@ -299,14 +291,6 @@ def test_the_loss_rows_have_no_gap_for_softmax_losses(run):
     assert all(row["zero_target"] == row["zero_loss"] == 0.0 for row in log)
 
 
-def of_two_processes(rank, folder, go):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        go(Ranks(rank, 2, torch.device("cpu")))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_two_processes_deal_with_unequal_parts_and_with_what_either_finds_bad(run, tmp_path, list_with_bad):
     """Steps of 10, 7 and 7 utterances, with a loss that takes statistics over the batches of both."""
     train_list, bad = list_with_bad
@@ -319,12 +303,7 @@ def test_two_processes_deal_with_unequal_parts_and_with_what_either_finds_bad(ru
     def go(ranks):
         run("two", *overrides, train_list=train_list, ranks=ranks)
 
-    processes = [mp.get_context("fork").Process(target=of_two_processes, args=(rank, tmp_path, go)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_ranks(2, tmp_path, go)
     assert [row["step"] for row in rows(tmp_path / "two")] == [3, 6, 9, 12]
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "two"))
     listed = (tmp_path / "two" / "bad_utts.txt").read_text().splitlines()

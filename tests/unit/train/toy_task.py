@@ -11,10 +11,9 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from wespeaker.config import TrainConfig
-from wespeaker.train import checkpoint
+from wespeaker.train import checkpoint, trainer
 from wespeaker.train.distributed import Ranks
 from wespeaker.train.task import Task
-from wespeaker.train.trainer import train
 
 NUM_CLASSES, DIM, NUM_EXAMPLES = 11, 6, 24  # classes that neither 2 nor 3 ranks share evenly
 
@@ -85,8 +84,21 @@ def toy_config(folder: Path, **changed) -> TrainConfig:
 
 
 def train_toy(folder: Path, *, ranks: Ranks | None = None, task: Task | None = None, **changed) -> Path:
-    train(toy_config(folder, **changed), task or toy_task(), ranks=ranks or Ranks(0, 1, torch.device("cpu")))
+    trainer.train(toy_config(folder, **changed), task or toy_task(), ranks=ranks or Ranks(0, 1, torch.device("cpu")))
     return folder
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Make a run write a checkpoint and die after a step."""
+    real = trainer._Run._take_step
+
+    def interrupted(self, batch):
+        if self.step == step:
+            self._save()
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    monkeypatch.setattr(trainer._Run, "_take_step", interrupted)
 
 
 def of_rank(rank, world_size, meeting, go):
