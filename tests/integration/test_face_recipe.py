@@ -21,7 +21,8 @@ TINY_FACES = (
 )
 SET = (
     "num_epochs=2 num_avg=1 dev_interval=2 dataloader_args.batch_size=4 dataloader_args.num_workers=0 "
-    "dataset_args.image_size=16 model_args.width=4 model_args.embed_dim=16 margin_update.fix_start_epoch=3"
+    "dataset_args.image_size=16 model_args.width=4 model_args.embed_dim=16 "
+    "margin_update.increase_start_epoch=2 margin_update.fix_start_epoch=3 scheduler_args.warm_up_epoch=1"
 )
 
 
