@@ -70,6 +70,8 @@ def evaluate_faces(
     ways += [
         (name, files, partial(_templates, embeddings, files, asked, keep_norms)) for name, files in lists.templates
     ]
+    if not ways:
+        raise InputError("there is nothing to evaluate: give lists of pairs, packs or templates")
     names = [name for name, _, _ in ways]
     if clashes := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"several lists are called {listing(clashes)}; give each a name of its own")

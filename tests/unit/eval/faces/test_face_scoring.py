@@ -133,6 +133,8 @@ def test_what_is_wrong_with_lists_is_a_sentence(embeddings, tmp_path):
     pairs = write_pairs(tmp_path / "pairs.txt", [*NAMES[:8], "p99/0.png"])
     with pytest.raises(InputError, match=r"a \(.*pairs.txt\): 1 of 9 images of the list have no embedding: p99/0.png"):
         evaluate_faces(embeddings, FaceLists(pairs=[("a", [pairs])]), output_dir=tmp_path, asked=ASKED)
+    with pytest.raises(InputError, match="nothing to evaluate: give lists of pairs, packs or templates"):
+        evaluate_faces(embeddings, FaceLists(), output_dir=tmp_path, asked=ASKED)
     twice = FaceLists(pairs=[("a", [pairs]), ("a", [pairs])])
     with pytest.raises(InputError, match="several lists are called a; give each a name of its own"):
         evaluate_faces(embeddings, twice, output_dir=tmp_path, asked=ASKED)
