@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,9 +18,11 @@ sys.path.insert(0, str(ROOT))  # `python tools/x.py` works without installing th
 from wespeaker.errors import InputError  # noqa: E402
 
 if TYPE_CHECKING:
+    from wespeaker.config import AnyConfig, TrainConfig
     from wespeaker.data.corpora import Corpora
     from wespeaker.eval.score_norm import Cohort
     from wespeaker.eval.scoring import Evaluation
+    from wespeaker.train.task import Task
 
 CORPORA = {
     "voxceleb1": "folder of VoxCeleb1 with its trial lists (veri_test2.txt and so on)",
@@ -52,6 +55,46 @@ def to_corpora(args: argparse.Namespace) -> Corpora:
     from wespeaker.data.corpora import Corpora  # here, since it imports torch, which takes seconds
 
     return Corpora(**{name: getattr(args, name) for name in CORPORA})
+
+
+def add_training(parser: Parser, *, configs: str) -> None:
+    """Add the options of every training: which config, what to change in it, and where to run."""
+    parser.add_argument("--config", required=True, help=f"a file of {configs}")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
+    parser.add_argument("--exp_dir", help="run folder, instead of the config's exp_dir")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    parser.add_argument("--timeout", type=float, default=30, help="minutes that processes wait for each other at most")
+
+
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """Return the changes to the config that those options ask for."""
+    return [*args.set, *([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])]
+
+
+def to_config(args: argparse.Namespace, schema: type[AnyConfig]) -> AnyConfig:
+    """Return the config that those options gave."""
+    from wespeaker.config import load_config
+
+    return load_config(args.config, overrides_of(args), schema=schema)
+
+
+def train_task(config: TrainConfig, task: Callable[[], Task], args: argparse.Namespace) -> None:
+    """Train with the processes that torchrun started, or one; exit with `EXIT_PREEMPTED` when told to stop."""
+    from wespeaker.ranks import joined_ranks
+    from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
+    from wespeaker.train.trainer import train
+
+    preempted = False
+    with joined_ranks(args.device, timeout=timedelta(minutes=args.timeout)) as ranks:
+        if not ranks.first:  # each rank has a log file; the terminal is the first's, but for warnings
+            for handler in logging.getLogger().handlers:
+                handler.setLevel(logging.WARNING)
+        try:
+            train(config, task(), ranks=ranks)
+        except Preempted:  # the log has said so; it is no failure, which would end the other processes
+            preempted = True
+    if preempted:
+        raise SystemExit(EXIT_PREEMPTED)
 
 
 def add_cohort(parser: Parser) -> None:
@@ -98,13 +141,18 @@ def add_evaluation(parser: Parser) -> None:
 
 def add_bootstrap(parser: Parser) -> None:
     """Add the options of the intervals: a bootstrap over speakers."""
-    from wespeaker.eval.intervals import REPLICATES
-
     parser.add_argument(
         "--utt2spk",
         metavar="FILE",
         help="'utt spk' lines, for the intervals; without it names begin with the speaker and '/', as in VoxCeleb",
     )
+    add_replicates(parser)
+
+
+def add_replicates(parser: Parser) -> None:
+    """Add the options of a bootstrap over whoever it is."""
+    from wespeaker.eval.intervals import REPLICATES
+
     parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap; 0 for no intervals")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 

@@ -10,37 +10,30 @@ SIGTERM or SIGUSR1 ends it after the step that is under way, with a checkpoint a
 SIGTERM on, waits half a minute before it kills, and has an exit code of its own.)
 """
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from _cli import Parser, run
+from _cli import Parser, add_training, overrides_of, run, to_config, train_task
 
-from wespeaker.config import load_config
+from wespeaker.config import Config
 from wespeaker.data.dataset import READERS
 from wespeaker.errors import InputError
-from wespeaker.ranks import joined_ranks
 from wespeaker.train.dev import read_dev_trials
 from wespeaker.train.explain import explain, speaker_plan
-from wespeaker.train.preemption import EXIT_PREEMPTED, Preempted
 from wespeaker.train.speakers import TrainingData, speaker_task
-from wespeaker.train.trainer import train
+from wespeaker.train.task import Task
 
 
 def main() -> None:
     """Parse the options and train."""
     parser = Parser(__doc__)
-    parser.add_argument("--config", required=True, help="a file of conf/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the config")
-    parser.add_argument("--exp_dir", help="run folder, instead of the config's exp_dir")
+    add_training(parser, configs="conf/")
     parser.add_argument("--train_data", type=Path, help="shard.list or raw.list of the training set")
     parser.add_argument("--data_type", choices=sorted(READERS), default="shard", help="what --train_data is")
     parser.add_argument("--noise_data", type=Path, help="wav.scp of the noise bank")
     parser.add_argument("--reverb_data", type=Path, help="wav.scp of the room impulse responses")
     parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")
     parser.add_argument("--dev_trials", type=Path, help="trial list to show progress on")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-    parser.add_argument("--timeout", type=float, default=30, help="minutes that processes wait for each other at most")
     parser.add_argument(
         "--explain", action="store_true", help="print settings, memory and schedule instead of training"
     )
@@ -52,8 +45,7 @@ def main() -> None:
     if not args.explain and {args.world_size, args.num_classes} != {None}:
         parser.error("--world_size and --num_classes go with --explain: a run counts its processes and its classes")
 
-    overrides = args.set + ([f"exp_dir={args.exp_dir}"] if args.exp_dir else [])
-    config = load_config(args.config, overrides)
+    config = to_config(args, Config)
     if args.explain:
         plan = speaker_plan(
             config,
@@ -63,20 +55,17 @@ def main() -> None:
             world_size=1 if args.world_size is None else args.world_size,
             device=("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device,
         )
-        print(explain(plan, overrides))
+        print(explain(plan, overrides_of(args)))
         return
     if (args.dev_data is None) != (args.dev_trials is None):
         raise InputError("--dev_data and --dev_trials go together, found one of them")
     data = TrainingData(args.train_data, args.data_type, args.noise_data, args.reverb_data)
-    with joined_ranks(args.device, timeout=timedelta(minutes=args.timeout)) as ranks:
+
+    def task() -> Task:
         dev = read_dev_trials(args.dev_trials, args.dev_data) if args.dev_trials else None
-        try:
-            train(config, speaker_task(config, data, dev=dev), ranks=ranks)
-            preempted = False
-        except Preempted:  # the log has said so; it is no failure, which would end the other processes
-            preempted = True
-    if preempted:
-        raise SystemExit(EXIT_PREEMPTED)
+        return speaker_task(config, data, dev=dev)
+
+    train_task(config, task, args)
 
 
 if __name__ == "__main__":

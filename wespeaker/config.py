@@ -25,7 +25,7 @@ from wespeaker import checks
 from wespeaker.documents import parse_yaml
 from wespeaker.errors import InputError, nearest
 from wespeaker.losses import validate_projection_args
-from wespeaker.models import MODELS, campplus, ecapa_tdnn, resnet, tdnn
+from wespeaker.models import campplus, check_model, ecapa_tdnn, resnet, tdnn
 from wespeaker.models.pooling import PoolingFunc
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -345,7 +345,7 @@ class Config(TrainConfig):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
-        return _known("model", name, MODELS)
+        return check_model(name, takes="features")
 
     @field_validator("model_args", mode="before")
     @classmethod

@@ -138,8 +138,15 @@ def load_mean_vec(path: PathLike) -> NDArray[np.float64]:
     return np.array(mean_vec, dtype=np.float64)
 
 
-def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
+def find_rows(
+    wanted: Sequence[str], utts: Sequence[str], *, what: str = "utterances in the trials"
+) -> NDArray[np.intp]:
     """Return where each wanted utterance is among ``utts``, those that have embeddings.
+
+    Args:
+        wanted: (N,).
+        utts: (U,).
+        what: what an error calls the wanted ones.
 
     Raises:
         InputError: if some have none, naming the first ten.
@@ -148,9 +155,7 @@ def find_rows(wanted: Sequence[str], utts: Sequence[str]) -> NDArray[np.intp]:
     rows = list(map(index.get, wanted))
     if None in rows:
         missing = [utt for utt in wanted if utt not in index]
-        raise InputError(
-            f"{len(missing)} of {len(wanted)} utterances in the trials have no embedding: {listing(missing)}"
-        )
+        raise InputError(f"{len(missing)} of {len(wanted)} {what} have no embedding: {listing(missing)}")
     return np.array(rows, dtype=np.intp)
 
 

@@ -142,7 +142,9 @@ def evaluate_embeddings(
     for path, trials, scores in zip(trial_lists, lists, all_scores, strict=True):
         write_scores(Path(output_dir, Path(path).name + ".score"), trials, scores)
     how = {"score": "cosine", "mean_vec": None if mean_vec is None else os.fspath(mean_vec)}
-    return _write(_results(found, how, note=note, output_dir=output_dir), found, thresholds, asked, output_dir)
+    results = collect_results(found, how, note=note, output_dir=output_dir)
+    table = results_table(results)
+    return write_evaluation(results, found, table=table, asked=asked, output_dir=output_dir, thresholds=thresholds)
 
 
 def evaluate_scores(
@@ -193,8 +195,13 @@ def evaluate_scores(
     thresholds = None
     if target_fars and output_dir is not None:
         thresholds = _thresholds(found, sources, how, output_dir)
-    results = _results(found, how, note=note, output_dir=output_dir)
-    return _write(results, found, thresholds, asked, output_dir, prefix)
+    results = collect_results(found, how, note=note, output_dir=output_dir)
+    table = results_table(results)
+    if output_dir is None:
+        return Evaluation(results, table, None, None, None)
+    return write_evaluation(
+        results, found, table=table, asked=asked, output_dir=output_dir, thresholds=thresholds, prefix=prefix
+    )
 
 
 def _asked(
@@ -209,10 +216,17 @@ def _asked(
     return Asked(fars, p_target, target_fars, speakers, replicates, seed)
 
 
-def _results(
+def collect_results(
     found: Mapping[str, ListResult], how: Mapping[str, Any], *, note: str | None, output_dir: PathLike | None
 ) -> dict[str, Any]:
-    """Return the contents of results.json."""
+    """Return the contents of results.json.
+
+    Args:
+        found: of each list, by its name.
+        how: where the scores come from, such as ``{"score": "cosine"}``.
+        note: as in `evaluate_embeddings`.
+        output_dir: as in `evaluate_embeddings`; None if nothing is written.
+    """
     results: dict[str, Any] = {"note": note} if note else {}
     if output_dir is not None:
         results["exp_dir"] = os.fspath(Path(output_dir).parent)
@@ -241,18 +255,27 @@ def _thresholds(
     }
 
 
-def _write(
+def write_evaluation(
     results: dict[str, Any],
     found: Mapping[str, ListResult],
-    thresholds: dict[str, Any] | None,
+    *,
+    table: str,
     asked: Asked,
-    output_dir: PathLike | None,
+    output_dir: PathLike,
+    thresholds: dict[str, Any] | None = None,
     prefix: str = "",
 ) -> Evaluation:
-    """Write the plot, the thresholds, the table and last results.json: where it is new, all is new."""
-    table = results_table(results)
-    if output_dir is None:
-        return Evaluation(results, table, None, None, None)
+    """Write the plot, the thresholds, the table and last results.json: where it is new, all is new.
+
+    Args:
+        results: the contents of results.json.
+        found: of each list, by its name.
+        table: the contents of results.txt.
+        asked: what was asked of the lists.
+        output_dir: where to write; it is made.
+        thresholds: the contents of threshold.json; None removes that of an earlier run.
+        prefix: what the names of the files begin with.
+    """
     names = ("det.png", "threshold.json", "results.txt", "results.json")
     paths = {name: Path(output_dir, prefix + name) for name in names}
     tradeoffs = {name: result.tradeoff for name, result in found.items()}

@@ -7,12 +7,13 @@ from itertools import zip_longest
 from typing import Any
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(results: Mapping[str, Any], *, people: str = "speakers") -> str:
     """Lay out results for reading: a block for each trial list, a line for each FAR, in 100 columns.
 
     Args:
         results: what `wespeaker.eval.scoring` writes to results.json; rates in [0, 1] there, in % here. Where a list
             has intervals, they stand below its EER and minDCF and beside each TAR.
+        people: what those are called over whom the bootstrap draws.
 
     Returns:
         Lines joined by newlines, without one at the end; the note, if there is one, comes first.
@@ -41,10 +42,10 @@ def results_table(results: Mapping[str, Any]) -> str:
             lines.append(name)
             name = ""
         blank = ["", "", *[""] * len(costs)]
-        for left, point in zip_longest(_left(name, result), _points(result, beside=intervals is not None)):
+        for left, point in zip_longest(_left(name, result, people), _points(result, beside=intervals is not None)):
             lines.append(line([*(left or blank), *(point or [])]))
     if intervals:
-        lines += ["", _footnote(intervals)]
+        lines += ["", _footnote(intervals, people)]
     return "\n".join(lines)
 
 
@@ -58,21 +59,21 @@ def _level(intervals: Mapping[str, Any]) -> str:
     return f"{100 * intervals['level']:g} %"
 
 
-def _footnote(intervals: Mapping[str, Any]) -> str:
+def _footnote(intervals: Mapping[str, Any], people: str) -> str:
     return (
-        f"a–b: {_level(intervals)} intervals of a bootstrap over speakers ({intervals['replicates']:,} replicates, "
+        f"a–b: {_level(intervals)} intervals of a bootstrap over {people} ({intervals['replicates']:,} replicates, "
         f"seed {intervals['seed']})"
     )
 
 
-def _left(name: str, result: Mapping[str, Any]) -> list[list[str]]:
+def _left(name: str, result: Mapping[str, Any], people: str) -> list[list[str]]:
     """Return the cells of the columns that do not depend on a FAR: list, EER, costs; a few lines."""
     eer, costs = f"{100 * result['eer']:.3f}", [f"{dcf:.4f}" for dcf in result["min_dcf"].values()]
     left = [[name, eer, *costs], [f"  {result['num_target']:,} target"], [f"  {result['num_nontarget']:,} nontarget"]]
     if interval := result.get("interval"):
         left[1] += [_range([100 * end for end in interval["eer"]], 2)]
         left[1] += [_range(ends, 3) for ends in interval["min_dcf"].values()]
-        left.append([f"  {interval['num_speakers']:,} speakers"])
+        left.append([f"  {interval[f'num_{people}']:,} {people}"])
     return [[*cells, *[""] * (len(left[0]) - len(cells))] for cells in left]
 
 

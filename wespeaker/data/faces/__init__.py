@@ -1,0 +1,1 @@
+"""Face images: rendered ones, folders of files, and the training examples made of them."""
