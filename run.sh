@@ -35,36 +35,12 @@ far=                            # false acceptance rates of the table; default: 
 score_norm_method=asnorm        # asnorm (the nearest training speakers) or snorm (all of them)
 top_n=                          # nearest training speakers of asnorm; default: a quarter of them, at most 300
 
-usage() {
-  echo "usage: bash run.sh [--option value] ..."
-  echo "stages: 0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
-  echo "options:"
-  sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' run.sh \
-    | while IFS='|' read -r name value text; do
-      printf '  --%-17s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
-    done
-}
-
-fail() {
-  echo "run.sh: error: $*" >&2
-  exit 1
-}
-
-known=$(sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=.*/\1/p' run.sh)
-while [ $# -gt 0 ]; do
-  case $1 in
-    -h | --help) usage; exit 0 ;;
-    --*)
-      name=${1#--}
-      name=${name//-/_}
-      grep -qx -- "$name" <<< "$known" || fail "unknown option $1; bash run.sh --help lists them"
-      [ $# -ge 2 ] || fail "option $1 needs a value"
-      printf -v "$name" '%s' "$2"
-      shift 2
-      ;;
-    *) fail "expected --option value, found '$1'; bash run.sh --help lists the options" ;;
-  esac
-done
+script=run.sh
+# shellcheck disable=SC2034  # of options.sh
+stages="0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
+# shellcheck source=tools/options.sh
+. tools/options.sh
+parse_options "$@"
 
 for name in stage stop_stage; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "--$name must be a whole number, found '${!name}'"
@@ -165,10 +141,6 @@ launch() { # K TOOL OPTION...
 trap 'exit 143' TERM # when the tool under way, which is told to stop too, has written its checkpoint
 
 SECONDS=0
-begin() { # STAGE TEXT: whether this stage is asked for; says so
-  [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] || return 1
-  echo "== stage $1: $2"
-}
 
 has_espeak() { python -c 'import espeakng_loader' 2> /dev/null; }
 install_espeak() {
@@ -273,4 +245,4 @@ if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now
   echo "== results of stage 5, before score normalisation: $scores/results.txt"
   cat "$scores/results.txt"
 fi
-echo "run.sh: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+echo "$script: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

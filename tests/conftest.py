@@ -145,3 +145,14 @@ SMALL = (
     "model_args.embed_dim=16",
 )
 """Changes to a config that make a run of seconds."""
+
+TINY_FACES = (
+    "--num_train_ids 6 --num_train_images 4 --num_test_ids 20 --num_test_images 3 --num_templates 2 --num_pairs 3 "
+    "--size 16"
+)
+SMALL_FACES = (
+    "num_epochs=2 num_avg=1 dev_interval=2 dataloader_args.batch_size=4 dataloader_args.num_workers=0 "
+    "dataset_args.image_size=16 model_args.width=4 model_args.embed_dim=16 "
+    "margin_update.increase_start_epoch=2 margin_update.fix_start_epoch=3 scheduler_args.warm_up_epoch=1"
+)
+"""What examples/face/run.sh renders and how it trains in a run of seconds: its --face_args and --set."""

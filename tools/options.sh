@@ -8,7 +8,7 @@ usage() {
   echo "usage: bash $script [--option value] ..."
   echo "stages: $stages"
   echo "options:"
-  sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' "$script" \
+  sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=\([^ ]*\) *# \(.*\)$/\1|\2|\3/p' "$script" \
     | while IFS='|' read -r name value text; do
       printf '  --%-17s %s%s\n' "$name" "$text" "${value:+ (default $value)}"
     done
@@ -21,7 +21,7 @@ fail() {
 
 parse_options() {
   local name known
-  known=$(sed -n '/^# Options/,/^$/s/^\([a-z0-9_]*\)=.*/\1/p' "$script")
+  known=$(sed -n '/^# Options/,/^$/s/^\([A-Za-z0-9_]*\)=.*/\1/p' "$script")
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage; exit 0 ;;

@@ -99,7 +99,7 @@ train() { # EXP_DIR OPTION…: train one network
     IFS=, read -r -a gpu_list <<< "$CUDA_VISIBLE_DEVICES"
     nproc=${#gpu_list[@]} device=cuda
   fi
-  [ "$nproc" -eq 1 ] || launcher=(torchrun --standalone --nproc_per_node "$nproc")
+  [ "$nproc" -eq 1 ] || launcher=(python tools/launch.py --standalone --nproc_per_node "$nproc")
   "${launcher[@]}" tools/train_face.py --config "$config" --set "${set[@]}" --exp_dir "$1" --device "$device" "${@:2}"
 }
 

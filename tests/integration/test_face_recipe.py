@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_command
+from conftest import ROOT, SMALL_FACES, TINY_FACES, run_command
 
 from wespeaker.data.faces.align import REFERENCE_POINTS
 from wespeaker.data.faces.corpus import MEDIA, TEMPLATE_PAIRS, TEST
@@ -15,15 +15,6 @@ from wespeaker.data.faces.packs import write_face_pack
 from wespeaker.data.faces.population import RenderedFaces
 from wespeaker.data.faces.templates import read_templates, write_templates
 from wespeaker.data.trials import read_trials
-
-TINY_FACES = (
-    "--num_train_ids 6 --num_train_images 4 --num_test_ids 20 --num_test_images 3 --num_templates 2 --num_pairs 3"
-)
-SET = (
-    "num_epochs=2 num_avg=1 dev_interval=2 dataloader_args.batch_size=4 dataloader_args.num_workers=0 "
-    "dataset_args.image_size=16 model_args.width=4 model_args.embed_dim=16 "
-    "margin_update.increase_start_epoch=2 margin_update.fix_start_epoch=3 scheduler_args.warm_up_epoch=1"
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +25,7 @@ def workplace(tmp_path_factory):
 
 def recipe(workplace, *options, name="qmargin", cwd=ROOT):
     return run_command(
-        "bash", ROOT / "examples/face/run.sh", "--face_args", f"{TINY_FACES} --size 16", "--set", SET,
+        "bash", ROOT / "examples/face/run.sh", "--face_args", TINY_FACES, "--set", SMALL_FACES,
         "--corpora", workplace / "corpora", "--data", workplace / "data", "--exp_dir", workplace / name,
         *options, cwd=cwd,
     )  # fmt: skip

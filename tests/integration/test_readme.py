@@ -5,7 +5,7 @@ import shlex
 import shutil
 
 import pytest
-from conftest import ROOT, SMALL, run_command
+from conftest import ROOT, SMALL, SMALL_FACES, TINY_FACES, run_command
 
 from wespeaker.losses import PROJECT_TYPES
 
@@ -46,6 +46,8 @@ def shrunk(command):
     words = [NAMED.get(word, word) for word in shlex.split(command)]
     if "--num_test_speakers" in words:
         words[words.index("--num_test_speakers") + 1] = "4"
+    if words == ["bash", "examples/face/run.sh"]:
+        return [*words, "--face_args", TINY_FACES, "--set", SMALL_FACES]
     if words[:2] != ["bash", "run.sh"]:
         return words
     if "--gpus" in words:
@@ -71,6 +73,7 @@ def test_the_readme_commands_run_in_order(checkout):
             assert "EER" in done.stdout, command
     for name in ("mini_qmargin", "mini_arcface", "longer", "resnet34_qmargin", "own"):
         assert (checkout / "exp" / name / "scores" / "results.json").is_file()
+    assert (checkout / "exp" / "face" / "mini_qmargin" / "scores" / "results.json").is_file()
     assert (checkout / "exp" / "two" / "embeddings" / "vox1" / "xvector.scp").is_file()
 
 
@@ -101,5 +104,5 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_files_and_options_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text()
-    for name in re.findall(r"`(conf/\w+\.yaml|tools/\w+\.(?:py|sh)|requirements\.txt|run\.sh)`", text):
+    for name in re.findall(r"`((?:conf|bench|tools)/\w+\.(?:yaml|py|sh)|requirements\.(?:txt|lock)|run\.sh)`", text):
         assert (ROOT / name).is_file(), name
