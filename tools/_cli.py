@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python tools/x.py` works without installing the package
 
 from wespeaker.errors import InputError  # noqa: E402
+from wespeaker.files import NO_ROOM  # noqa: E402
 
 if TYPE_CHECKING:
     from wespeaker.config import AnyConfig, TrainConfig
@@ -192,8 +193,15 @@ def run(main: Callable[[], None], *, in_every_process: bool = False) -> None:
     except (InputError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             os._exit(1)  # the reader of our output left, as in `tools/score.py ... | head`
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says; of a full disk, which file it was and what to do."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"{error.filename or 'a file'} cannot be written: {error.strerror}; make room and repeat the command"
+    return str(error)

@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
+import glob
 import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from wespeaker.errors import InputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: a full disk, a quota, a file that is too large
+_NO_LOCK = (OSError, ImportError)  # it is another's, the file is gone, or there are no locks: on this disk, on Windows
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give the name of a temporary file beside ``path``; on success it is on disk and becomes ``path``.
 
-    The folder is made if it is not there. On an error the temporary file is removed and ``path`` stays as it was.
+    The folder is made if it is not there. On an error the temporary file is removed and ``path`` stays as it was; what
+    a killed process left of the same file is removed. The error of a full disk names ``path``.
     The temporary name keeps the suffix, since some writers choose their format by it, and is random, since processes of
     several machines may have the same number.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent, f".{glob.escape(target.stem)}.*.partial{target.suffix}")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
     try:
-        yield temporary
+        with open(temporary, "xb") as mark:
+            with suppress(*_NO_LOCK):
+                _lock(mark)
+            yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename in (None, os.fspath(temporary)):
+            error.filename = os.fspath(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove temporary files of `replacing` whose process has ended; one that is being written has a lock.
+
+    Args:
+        folder: where they lie.
+        pattern: of their names, as of ``fnmatch``.
+
+    """
+    for name in fnmatch.filter(os.listdir(folder), pattern):
+        with suppress(*_NO_LOCK), open(folder / name, "r+b") as file:  # NFS locks what may be written
+            _lock(file, wait=False)
+            os.unlink(folder / name)
+
+
+def _lock(file: BinaryIO, *, wait: bool = True) -> None:
+    """Lock a file until it is closed, here and in processes forked meanwhile."""
+    import fcntl  # Unix
+
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:

@@ -22,7 +22,7 @@ from wespeaker.data.riff import Pcm16, find_pcm16
 from wespeaker.data.shards import ShardIndex, check_member_name, index_path, load_index, save_index
 from wespeaker.data.utterances import NO_PCM, TableBuilder, Utterance, make_table
 from wespeaker.errors import InputError
-from wespeaker.files import replacing, write_lines
+from wespeaker.files import remove_abandoned, replacing, write_lines
 from wespeaker.parallel import map_in_processes
 from wespeaker.progress import progress
 from wespeaker.ranks import ALONE, Ranks, gathered, shares, wait_for_all
@@ -121,8 +121,10 @@ def write_shards(
 def _clean(folder: Path, shards: Sequence[Path]) -> None:
     """Remove shards of an earlier, larger set and what a killed process left half-written."""
     wanted = {path for shard in shards for path in (shard, index_path(shard))}
-    for stale in {*folder.glob("shards_*.tar*"), *folder.glob(".shards_*.partial*")} - wanted:
+    for stale in set(folder.glob("shards_*.tar*")) - wanted:
         stale.unlink()
+    if folder.is_dir():
+        remove_abandoned(folder, ".shards_*.partial*")
 
 
 def _pack(task: _Task, *, rate: int, member_format: str) -> tuple[int, float, Counter[str]]:

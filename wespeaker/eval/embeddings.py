@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
 from wespeaker.errors import InputError, listing
-from wespeaker.files import open_plain, replacing, write_lines
+from wespeaker.files import open_plain, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ _VECTOR_TYPES = {b"\0BFV \x04": "<f4", b"\0BDV \x04": "<f8"}
 def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]], *, expected: int) -> Path:
     """Write ``xvector.ark``, ``xvector.scp`` (sorted by key) and the mean ``mean_vec.npy``.
 
-    The files take their names after the last embedding, so a failure leaves those of an earlier run as they were.
+    The files take their names after the last embedding, so a failure leaves those of an earlier run as they were. The
+    scp comes last and that of an earlier run goes first: where there is one, it is of the ark and the mean beside it.
 
     Args:
         folder: where to.
@@ -48,7 +49,7 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
     folder = folder.resolve()  # kaldiio takes a name that begins with | for a shell command, an absolute one does not
     ark, scp = folder / "xvector.ark", folder / "xvector.scp"
     count, total = 0, np.zeros(1)
-    with replacing(ark) as new_ark, replacing(scp) as new_scp, replacing(folder / "mean_vec.npy") as new_mean:
+    with replacing(scp) as new_scp, replacing(ark) as new_ark, replacing(folder / "mean_vec.npy") as new_mean:
         with kaldiio.WriteHelper(f"ark,scp:{new_ark},{new_scp}") as writer:
             for key, embedding in embeddings:
                 writer(key, embedding)
@@ -56,8 +57,9 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
         if count != expected:
             raise InputError(f"{expected} embeddings were expected in {folder}, {count} came")
         entries = sorted(text.replace(str(new_ark), str(ark.resolve())) for _, text in read_lines(new_scp, "the scp"))
-        write_lines(new_scp, entries)
+        new_scp.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
         np.save(new_mean, (total / count).astype(np.float32))
+        scp.unlink(missing_ok=True)
     logger.info("%s: %d embeddings of %d dimensions", scp, count, len(total))
     return scp
 

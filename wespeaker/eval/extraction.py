@@ -123,9 +123,11 @@ def _extract(
     owners = _owners(utterances, batches, ranks)
     mine = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]
     embeddings = _embed(net, utterances, mine, rate=rate, num_workers=num_workers, desc=desc, ranks=ranks)
-    if ranks.world_size == 1:
-        return write_embeddings(folder, embeddings, expected=len(utterances))
     parts = folder / "parts"
+    if ranks.world_size == 1:
+        scp = write_embeddings(folder, embeddings, expected=len(utterances))
+        shutil.rmtree(parts, ignore_errors=True)  # of several processes that were killed
+        return scp
     try:
         if mine:
             write_embeddings(parts / str(ranks.rank), embeddings, expected=sum(map(len, mine)))

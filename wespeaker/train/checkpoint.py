@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -27,11 +27,26 @@ def save(content: dict[str, Any], path: Path) -> None:
     """Write a file of torch so that it is complete on disk before it has its name.
 
     Raises:
-        OSError: it cannot be written. (torch's own writer to a path makes a RuntimeError of a full disk.)
+        OSError: it cannot be written.
 
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
+        write(content, file)
+
+
+def write(content: dict[str, Any], file: IO[bytes]) -> None:
+    """Write what torch saves to an open file, of which ``write`` and ``flush`` are called.
+
+    Raises:
+        OSError: it cannot be written.
+
+    """
+    try:
         torch.save(content, file)
+    except RuntimeError as error:  # its writer finds the archive incomplete then, and hides that the disk is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import torch
 from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
 from wespeaker.ranks import Ranks, gathered
-from wespeaker.train.checkpoint import load
+from wespeaker.train.checkpoint import load, write
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class Checkpoints:
         unfinished, folder = self.folder / f".step_{step}.partial", self.folder / f"step_{step}"
 
         def start() -> None:
-            for left in self.folder.glob(".step_*.partial"):
-                shutil.rmtree(left)
+            self._remove_unfinished()
             unfinished.mkdir(parents=True)
 
         self._by_first(start)
@@ -95,13 +94,12 @@ class Checkpoints:
         damages = self._damages(folder)
         if damages:
             raise OSError(f"{folder} was written but does not read back: {listing(damages, 3)}; check the disk")
-        if self.ranks.first:
-            older = [other for other in saved_steps(self.folder) if other < step]
-            for other in set(saved_steps(self.folder)) - {step, *older[-(KEPT - 1) :]}:
-                shutil.rmtree(self.folder / f"step_{other}")
+        self._remove_others(step)
 
     def newest(self) -> Path | None:
         """Return the last checkpoint whose files are what was written, None where there is none; all ranks call it.
+
+        What a killed process has not removed is removed.
 
         Raises:
             InputError: there are checkpoints, and all are damaged.
@@ -112,13 +110,27 @@ class Checkpoints:
             folder = self.folder / f"step_{step}"
             damages = self._damages(folder)
             if not damages:
-                if passed_over and self.ranks.first:
+                if not passed_over:
+                    self._remove_others(step)
+                elif self.ranks.first:
                     logger.warning("%s: going on from %s instead", "; ".join(passed_over), folder)
                 return folder
             passed_over.append(f"{folder} is damaged ({listing(damages, 3)})")
         if passed_over:
             raise InputError(f"{'; '.join(passed_over)}; there is no other to go on from: give another --exp_dir")
         return None
+
+    def _remove_others(self, step: int) -> None:
+        """Leave the checkpoint of a step, which is good, and those before it that are kept."""
+        if self.ranks.first:
+            self._remove_unfinished()
+            older = [other for other in saved_steps(self.folder) if other < step]
+            for other in set(saved_steps(self.folder)) - {step, *older[-(KEPT - 1) :]}:
+                shutil.rmtree(self.folder / f"step_{other}")
+
+    def _remove_unfinished(self) -> None:
+        for left in self.folder.glob(".step_*.partial"):
+            shutil.rmtree(left)
 
     def _damages(self, folder: Path) -> list[str]:
         """Compare files with what is known of them, every rank its share; return all ranks' findings."""
@@ -221,7 +233,7 @@ def _write(path: Path, state: State) -> dict[str, Any]:
     """Write a file of torch to the disk; return what `_damage` compares it with."""
     with open(path, "wb") as file:
         digesting = _Digesting(file)
-        torch.save(state, digesting)  # type: ignore[arg-type]  # write and flush are all that it calls
+        write(state, digesting)  # type: ignore[arg-type]  # write and flush are all that it calls
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": digesting.size, "sha256": digesting.digest.hexdigest()}

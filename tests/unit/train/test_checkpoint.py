@@ -1,3 +1,6 @@
+import errno
+import io
+import os
 import pickle
 
 import pytest
@@ -136,3 +139,18 @@ def test_weights_of_another_network_are_refused_and_a_head_is_passed_over(change
     change(weights)
     with pytest.raises(InputError, match=named):
         checkpoint.load_backbone(nn.Linear(3, 2), weights)
+
+
+class SmallDisk(io.BytesIO):
+    def write(self, data):
+        if self.tell() + len(data) > 2000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_disk_that_is_full_within_a_file_is_an_error_of_the_system():
+    weights = {"weight": torch.zeros(1000)}
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # what torch makes of it
+        torch.save(weights, SmallDisk())
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.write(weights, SmallDisk())

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def test_the_last_two_are_kept_and_the_newest_is_taken(saved):
     assert sorted(path.name for path in saved.newest().iterdir()) == ["files.json", "rank_0.pt", "run.pt"]
     assert not list(saved.folder.glob(".*"))
     assert Checkpoints(saved.folder / "none", ONE).newest() is None
+
+
+def test_what_a_killed_process_did_not_remove_is_removed(saved):
+    shutil.copytree(saved.folder / "step_6", saved.folder / "step_3")
+    (saved.folder / ".step_12.partial").mkdir()
+    assert saved.newest().name == "step_9"
+    assert sorted(path.name for path in saved.folder.iterdir()) == ["step_6", "step_9"]
 
 
 def flip_a_byte(folder):
