@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes
 
 SEED = 1
 TIMES = ("samples_per_sec", "data_wait")  # of metrics.jsonl
-NOT_COMPARED = ("env.json", "train.log")  # they tell of each start
+NOT_COMPARED = ("env.json", "train.log", ".lock")  # they tell of each start
 FEW = {"shards": 1, "training": 2, "extraction": 1, "scoring": 1, "normalisation": 1}
 MANY = {
     "manifests": 2, "shards": 3, "training": 6, "averaging": 1, "extraction": 3, "scoring": 2, "normalisation": 2,
