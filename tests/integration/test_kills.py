@@ -23,8 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes
 SEED = 1
 TIMES = ("samples_per_sec", "data_wait")  # of metrics.jsonl
 NOT_COMPARED = ("env.json", "train.log", ".lock")  # they tell of each start
-FEW = {"shards": 1, "training": 2, "extraction": 1, "scoring": 1, "normalisation": 1}
-MANY = {
+KILLS = {  # of each stage, at least
     "manifests": 2, "shards": 3, "training": 6, "averaging": 1, "extraction": 3, "scoring": 2, "normalisation": 2,
     "calibration": 1,
 }  # fmt: skip
@@ -177,15 +176,14 @@ def survive(recipe: Recipe, stage: str, rng: random.Random) -> int:
     return kills
 
 
-@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(recipe, capsys, kills):
+def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(recipe, capsys):
     rng, survived = random.Random(SEED), Counter[str]()
-    for stage, count in kills.items():
+    for stage, count in KILLS.items():
         for _ in range(count):
             survived[stage] += survive(recipe, stage, rng)
     with capsys.disabled():
         print(f"\nkills survived: {sum(survived.values())}: {', '.join(f'{s} {n}' for s, n in survived.items())}")
-    assert survived.total() >= sum(kills.values())
+    assert survived.total() >= sum(KILLS.values()) >= 20
 
 
 def test_new_embeddings_are_never_read_with_an_old_mean(recipe):

@@ -22,9 +22,14 @@ import soundfile
 import torch
 from conftest import RATE, ROOT, encode_m4a
 from fuzzing import Family, attack
+from PIL import Image
 
 from wespeaker.config import load_config
 from wespeaker.data.audio import AudioSource, read_audio, read_header, read_whole
+from wespeaker.data.faces.packs import FacePack, write_face_pack
+from wespeaker.data.faces.record_writer import folder_images, write_recordio
+from wespeaker.data.faces.recordio import RecordFile
+from wespeaker.data.faces.templates import read_templates
 from wespeaker.data.manifest import read_manifest, read_raw_list, write_manifest, write_raw_list
 from wespeaker.data.measure import measure
 from wespeaker.data.shards import ShardIndex, load_index, read_shard_list, save_index, scan_shard
@@ -33,6 +38,7 @@ from wespeaker.data.utterances import merge_tables
 from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
+from wespeaker.eval.faces.embeddings import FaceEmbeddings, load_face_embeddings, write_face_embeddings
 from wespeaker.report.runs import read_runs
 from wespeaker.train import checkpoint
 
@@ -165,6 +171,38 @@ def text_family(name: str, text: str, read: object) -> Family:
     return Family(name, "list", lambda folder: (folder / "list").write_text(text), lambda folder: read(folder / "list"))
 
 
+def build_faces(folder: Path) -> None:
+    """Write two persons' pictures as a folder, as RecordIO and as a pack, and templates of them."""
+    trials = Trials(["a/0.png", "a/1.png", "b/0.png"], np.array([0, 0]), np.array([1, 2]), np.array([True, False]))
+    for name in trials.utts:
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), len(name), np.uint8)).save(folder / name)
+    write_recordio(folder, folder_images(folder))
+    write_face_pack(folder / "faces.bin", folder, trials)
+    (folder / "tid_mid").write_text("a/0.png 7 1\na/1.png 7 2\nb/0.png 9 1\n")
+    (folder / "pairs").write_text("7 9 0\n9 7 0\n")
+    (folder / "points").write_text("".join(f"{name} {' '.join(['1.5'] * 10)} 0.9\n" for name in trials.utts))
+    write_face_embeddings(folder / "faces.npz", FaceEmbeddings(trials.utts, np.ones((3, 4), np.float32), "sum"))
+
+
+def read_record_file(folder: Path) -> None:
+    records = RecordFile(folder / "train.rec")
+    assert len(records.identities) == len(records)
+    for i in range(len(records)):
+        records.image(i)
+
+
+def read_pack(folder: Path) -> None:
+    pack = FacePack(folder / "faces.bin")
+    for i in range(len(pack)):
+        pack.image(i)
+
+
+def face_family(file: str, read: object) -> Family:
+    assert callable(read)
+    return Family(f"faces {file}", file, build_faces, read)
+
+
 def build_calibration(folder: Path) -> None:
     save_calibration(folder / "c.json", CALIBRATION)
 
@@ -194,6 +232,13 @@ FAMILIES = [
     text_family("config", (ROOT / "conf" / "resnet34_qmargin.yaml").read_text(), load_config),
     Family("calibration", "c.json", build_calibration, lambda folder: load_calibration(folder / "c.json")),
     *map(run_family, ("scores/results.json", "scores/t.score", "config.yaml", "env.json", "metrics.jsonl")),
+    *(face_family(file, read_record_file) for file in ("train.rec", "train.idx")),
+    face_family("faces.bin", read_pack),
+    *(
+        face_family(file, lambda f: read_templates(f / "tid_mid", f / "pairs", f / "points"))
+        for file in ("tid_mid", "pairs", "points")
+    ),
+    face_family("faces.npz", lambda folder: load_face_embeddings([folder / "faces.npz"])),
     Family("checkpoint", "a.pt", build_checkpoint, lambda folder: checkpoint.load(folder / "a.pt")),
 ]
 

@@ -14,7 +14,7 @@ from wespeaker.data.faces.folder import decode_image
 from wespeaker.data.faces.restricted import load_restricted
 from wespeaker.data.trials import Trials
 from wespeaker.errors import InputError, listing
-from wespeaker.files import replacing
+from wespeaker.files import open_plain, replacing
 
 _PROTOCOL = 4  # of Python 3.4 and later
 
@@ -35,7 +35,7 @@ class FacePack:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as file:
+            with open_plain(self.path) as file:
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise InputError(f"{self.path} does not exist; make it with tools/make_face_pack.py") from None

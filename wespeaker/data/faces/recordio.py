@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from wespeaker.data.faces.columns import read_numbers
 from wespeaker.data.faces.folder import decode_image
 from wespeaker.errors import InputError
+from wespeaker.files import open_plain
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -80,7 +81,7 @@ class RecordFile:
 
     def _open(self) -> None:
         try:
-            with open(self.path, "rb") as file:
+            with open_plain(self.path) as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise InputError(f"{self.path} does not exist; make it with tools/make_recordio.py") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.faces.extraction import Flip
-from wespeaker.files import replacing
+from wespeaker.files import open_plain, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +67,13 @@ def load_face_embeddings(paths: Sequence[Path]) -> FaceEmbeddings:
 
 def _load(path: Path) -> FaceEmbeddings:
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open_plain(path) as opened, np.load(opened, allow_pickle=False) as file:
             images, vectors, flip = (file[name] for name in ("images", "vectors", "flip"))
     except FileNotFoundError:
         raise InputError(f"{path} (embeddings) does not exist; make it with tools/extract_face.py") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # zip and npy readers raise nearly anything on damaged bytes
         raise InputError(
             f"{path} holds no embeddings of images ({error}); make it with tools/extract_face.py"
         ) from None
