@@ -270,6 +270,8 @@ class TrainConfig(Section):
     save_minutes: NonNegativeFloat = 30  # between checkpoints in the middle of an epoch; 0: at the ends of epochs only
     log_batch_interval: PositiveInt = 100  # steps between rows of metrics.jsonl
     dev_interval: NonNegativeInt = 5  # epochs between dev trials; 0: never
+    model_init: str | None = None  # model_<epoch>.pt or avg_model.pt to start from; null: random weights
+    head_init: Literal["keep", "reinit"] = "keep"  # of model_init: the prototypes too, of the same classes; or new ones
     precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the network; the head is in float32 always
     clip_grad_norm: NonNegativeFloat = 0.0  # largest norm of all gradients together; 0: they are not clipped
     dataloader_args: DataloaderArgs = DataloaderArgs()

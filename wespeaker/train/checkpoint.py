@@ -138,7 +138,7 @@ def average_models(models: Path, num_avg: int) -> Path:
         )
     states = {epoch: load(model_path(models, epoch)) for epoch in wanted}
     for epoch, state in states.items():
-        if odd := _differences(state, states[wanted[-1]]):
+        if odd := differences(state, states[wanted[-1]]):
             raise InputError(
                 f"model_{epoch}.pt and model_{wanted[-1]}.pt in {models} are not of one network, or damaged: "
                 f"{listing(odd, 3)} missing, left over or of another size or kind; lower num_avg, or train again"
@@ -147,8 +147,8 @@ def average_models(models: Path, num_avg: int) -> Path:
     return models / AVERAGE
 
 
-def _differences(state: dict[str, Any], last: dict[str, Any]) -> list[str]:
-    """Name the weights of two epochs that cannot be averaged."""
+def differences(state: dict[str, Any], last: dict[str, Any]) -> list[str]:
+    """Name the weights of ``state`` that cannot stand for those of ``last``, and those that only one has."""
     odd = [key for key, own in last.items() if not (isinstance(own, torch.Tensor) and _fits(state.get(key), own))]
     return sorted({*odd, *(state.keys() - last.keys())}, key=str)
 

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wespeaker.config import TrainConfig
+from wespeaker.errors import InputError, listing
 from wespeaker.losses import HeadOutput, build_head, forget_momentum, grad_norms
 from wespeaker.losses.shards import Shards
 from wespeaker.ranks import Ranks, gathered
-from wespeaker.train.checkpoint import HEAD_PREFIX, load_backbone
+from wespeaker.train.checkpoint import HEAD_PREFIX, differences, load, load_backbone
 from wespeaker.train.clipping import clip_grad_norm_over_ranks
 from wespeaker.train.optimizers import build_optimizer, load_states, states_by_name
 from wespeaker.train.precision import autocast, grad_scaler
@@ -107,6 +108,34 @@ class Learner:
         self.scaler.update()
         out = replace(out, loss=out.loss.detach(), per_sample=out.per_sample.detach())  # so that the graph can go
         return StepOutput(out, embeddings.detach(), norms, loss_scale)
+
+    def start_from(self, path: Path, *, keep_head: bool) -> None:
+        """Take the weights of a model file instead of random ones.
+
+        Args:
+            path: ``model_<epoch>.pt`` or ``avg_model.pt``.
+            keep_head: the prototypes too: classes are numbers there, so they must be the same people in the same order.
+
+        Raises:
+            InputError: the file is not of this network, or not of this head.
+
+        """
+        weights = load(path)
+        load_backbone(self.backbone, weights)
+        if not keep_head:
+            return
+        own = self.head.state_dict()
+        given = {key.removeprefix(HEAD_PREFIX): x for key, x in weights.items() if key.startswith(HEAD_PREFIX)}
+        for name in self.head.sharded_names & given.keys():
+            if len(given[name]) * self.shards.size == len(own[name]) * self.shards.num_classes:
+                rows = len(own[name]) // self.shards.size  # of a class
+                given[name] = given[name][self.shards.first * rows : self.shards.last * rows]
+        if odd := differences(given, own):
+            raise InputError(
+                f"{path} does not hold the head of the config: {listing(odd, 3)} missing, left over or of another size "
+                f"or kind; give head_init=reinit to start with new prototypes"
+            )
+        self.head.load_state_dict(given)
 
     def own_state(self) -> State:
         """Return what this rank alone has, for `read_rows`."""

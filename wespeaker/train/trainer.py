@@ -290,6 +290,9 @@ class _Run:
         """Load the newest checkpoint if there is one; return the step it was written after."""
         folder = self.checkpoints.newest()
         if folder is None:
+            if self.config.model_init is not None:
+                keep_head = self.config.head_init == "keep"
+                self.learner.start_from(Path(self.config.model_init), keep_head=keep_head)
             return 0
         run, ranks = read_run(folder), read_ranks(folder)
         if differences := changes(run["facts"], self.task.facts):
