@@ -10,7 +10,7 @@ from _cli import Parser, run
 from wespeaker.data.faces.sources import open_test_images
 from wespeaker.eval.faces.embeddings import FaceEmbeddings, write_face_embeddings
 from wespeaker.eval.faces.extraction import embed_images
-from wespeaker.face_net import load_face_net
+from wespeaker.train.faces import load_face_net
 
 
 def main() -> None:

@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from wespeaker.config import load_config
 from wespeaker.data.faces.dataset import FaceSet, FaceSource, ImageSource, collate
 from wespeaker.data.faces.packs import FacePack
 from wespeaker.data.faces.sources import ListedImages
 from wespeaker.data.trials import read_trials
+from wespeaker.errors import InputError
 from wespeaker.eval.faces.extraction import embed_images
 from wespeaker.eval.faces.folds import fold_accuracies
 from wespeaker.eval.faces.verification import pair_scores
 from wespeaker.eval.metrics import eer, error_tradeoff
 from wespeaker.face_config import FaceConfig
 from wespeaker.face_net import build_face_net
+from wespeaker.train.checkpoint import AVERAGE, load, load_backbone
 from wespeaker.train.task import Task
 
 
@@ -88,3 +91,21 @@ def face_task(config: FaceConfig, source: FaceSource, *, dev: DevPairs | None = 
         evaluate=None if dev is None else lambda network: evaluate(network, dev),
         max_bad_utts=args.max_bad_utts,
     )
+
+
+def load_face_net(exp_dir: Path, checkpoint: Path | None = None) -> nn.Module:
+    """Return the network of a run in evaluation mode, on the CPU.
+
+    Args:
+        exp_dir: the run's folder.
+        checkpoint: a model file; None takes the average of the run's last epochs.
+
+    Raises:
+        InputError: it is not the folder of a run with faces, or the weights are missing or those of another network.
+
+    """
+    if not (exp_dir / "config.yaml").is_file():
+        raise InputError(f"{exp_dir} is not a run folder (it has no config.yaml); run the training stage first")
+    net = build_face_net(load_config(exp_dir / "config.yaml", schema=FaceConfig))
+    load_backbone(net, load(checkpoint or exp_dir / "models" / AVERAGE))
+    return net.eval()

@@ -15,10 +15,9 @@ from wespeaker.data.faces.population import RenderedFaces
 from wespeaker.data.trials import read_trials
 from wespeaker.errors import InputError
 from wespeaker.face_config import FaceConfig
-from wespeaker.face_net import load_face_net
 from wespeaker.ranks import Ranks
 from wespeaker.train.checkpoint import average_models, load
-from wespeaker.train.faces import DevPairs, face_task, read_dev_pack, read_dev_pairs
+from wespeaker.train.faces import DevPairs, face_task, load_face_net, read_dev_pack, read_dev_pairs
 from wespeaker.train.trainer import train
 
 CONFIGS = sorted((ROOT / "examples/face/conf").glob("*.yaml"))
