@@ -108,7 +108,8 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
                 f"where the first of the file has {embeddings.shape[1]} numbers"
             )
         try:
-            embeddings[row] = np.frombuffer(ark, dtype, dim, start)
+            with np.errstate(over="ignore"):  # doubles beyond float32 become inf, which scoring refuses by name
+                embeddings[row] = np.frombuffer(ark, dtype, dim, start)
         except ValueError:
             raise InputError(f"{scp}:{line}: the vector at {path}:{offset} is damaged: the file ends in it") from None
     return list(entries), embeddings
