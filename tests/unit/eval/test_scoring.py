@@ -130,6 +130,16 @@ def test_embeddings_of_kaldiio_are_read(scp: Path) -> None:
     np.testing.assert_array_equal(embeddings, _embeddings())
 
 
+def test_doubles_beyond_float32_are_infinite_and_named_when_scored(tmp_path: Path) -> None:
+    vectors = _embeddings().astype(np.float64)
+    vectors[3, 0] = 1e300
+    kaldiio.save_ark(str(tmp_path / "x.ark"), dict(zip(UTTS, vectors, strict=True)), scp=str(tmp_path / "x.scp"))
+    utts, embeddings = load_embeddings(tmp_path / "x.scp")
+    assert embeddings[3, 0] == np.inf
+    with pytest.raises(InputError, match=r"1 of 40 embeddings cannot be scored.*: id0/v3/00001.wav$"):
+        cosine_scores(_trials(), utts, embeddings)
+
+
 def test_embeddings_spread_over_several_arks_are_read(tmp_path: Path) -> None:
     lines = []
     for part in range(4):
