@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ _TICKS = (
     *(0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999),
 )
 _LABEL_SIZE = (0.51, 0.18)  # inches that the label of a tick needs along the FAR and along the FRR axis
+_TITLE_WIDTH = 78  # letters, hardly more than the axes are wide
 _BORDER = 0.8  # inches between the edge of the figure and the axes, less above and on the right
 _CELLS = 3000  # curves are thinned to this grid, finer than the pixels of the picture
 
@@ -70,7 +72,7 @@ def det_figure(
     Args:
         tradeoffs: the curves by the name they have in the legend.
         fars: asked false acceptance rates, in (0, 1], marked by vertical lines.
-        title: a line above the plot.
+        title: above the plot, in lines of its width.
         bands: for any of the names, FAR (G,) ascending, and lower and upper bounds of the FRR there, (G,) each;
             rates in [0, 1]. The region between is shaded in the colour of the curve.
         styles: how the curves look, by name; None gives them styles in their order.
@@ -99,7 +101,7 @@ def det_figure(
     if legend:
         _explain(axes, with_fars=bool(fars), with_bands=bool(bands))
     if title:
-        axes.set_title(title, fontsize=11, parse_math=False)
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=11, parse_math=False)
     return figure
 
 
