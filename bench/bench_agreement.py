@@ -12,6 +12,7 @@ Frobenius norm: of all embeddings, and of the prototypes of all processes.
 
 from __future__ import annotations
 
+import argparse
 import math
 import tempfile
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ def rows() -> Iterator[Row]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("α | s | form | processes | loss | posterior | gradient of embeddings | of prototypes")
     worst = 0.0
     for row in record("agreement", rows(), torch=torch.__version__):
