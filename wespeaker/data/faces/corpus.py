@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from wespeaker.data.faces.render import render_face
+from wespeaker.data.faces.templates import Templates, write_templates
 from wespeaker.data.made import is_made, making
 from wespeaker.data.randomness import generator
 from wespeaker.data.trials import LABELS
@@ -139,9 +140,7 @@ def make_faces(output_dir: Path, settings: FaceCorpusSettings, *, num_jobs: int 
             pass
         images = [[_image_name(i, k) for k in range(settings.num_test_images)] for i in test]
         write_lines(folder / PAIRS, _pairs(images, settings))
-        templates = _templates(images, settings)
-        write_lines(folder / MEDIA, _media(templates, settings))
-        write_lines(folder / TEMPLATE_PAIRS, _template_pairs([person for person, _ in templates]))
+        write_templates(_templates(images, settings), folder / MEDIA, folder / TEMPLATE_PAIRS)
         names = {"stamp": STAMP, "train": TRAIN, "test": TEST, "pairs": PAIRS}
         text = README.format(**names, media=MEDIA, template_pairs=TEMPLATE_PAIRS, **asdict(settings))
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -176,32 +175,33 @@ def _pairs(images: Sequence[Sequence[str]], settings: FaceCorpusSettings) -> Ite
                 yield " ".join((*pairs[i], LABELS[label]))
 
 
-Template = tuple[int, Sequence[str]]  # the person, and images of it
+def _templates(images: Sequence[Sequence[str]], settings: FaceCorpusSettings) -> Templates:
+    """Deal the images of each person to its templates, whose sizes differ by one at most; pair all templates.
 
-
-def _templates(images: Sequence[Sequence[str]], settings: FaceCorpusSettings) -> list[Template]:
-    """Deal the images of each person to its templates, whose sizes differ by one at most."""
-    return [
-        (person, [names[i] for i in part])
-        for person, names in enumerate(images)
-        for part in np.array_split(np.arange(len(names)), settings.num_templates)
-    ]
-
-
-def _media(templates: Sequence[Template], settings: FaceCorpusSettings) -> Iterator[str]:
-    """Yield ``image template medium`` lines, numbered from 1; each further image begins a medium with even chances.
-
-    Media of unequal sizes tell the mean over media from the mean over images.
+    Templates and media are numbered from 1. Each further image of a template begins a medium with even chances: media
+    of unequal sizes tell the mean over media from the mean over images.
     """
+    names: list[str] = []
+    template: list[int] = []
+    media: list[int] = []
+    persons: list[int] = []  # of the templates
     medium = 0
-    for number, (_, names) in enumerate(templates, 1):
-        rng = generator(settings.seed, "media", number)
-        for place, name in enumerate(names):
-            medium += place == 0 or bool(rng.random() < 0.5)
-            yield f"{name} {number} {medium}"
-
-
-def _template_pairs(persons: Sequence[int]) -> Iterator[str]:
-    """Yield ``template1 template2 label`` for all pairs of templates, numbered from 1."""
-    for (one, person), (other, other_person) in combinations(enumerate(persons, 1), 2):
-        yield f"{one} {other} {int(person == other_person)}"
+    for person, of_person in enumerate(images):
+        for part in np.array_split(np.arange(len(of_person)), settings.num_templates):
+            rng = generator(settings.seed, "media", len(persons) + 1)
+            for place, i in enumerate(part):
+                medium += place == 0 or bool(rng.random() < 0.5)
+                names.append(of_person[i])
+                template.append(len(persons))
+                media.append(medium)
+            persons.append(person)
+    pairs = np.array(list(combinations(range(len(persons)), 2)), dtype=np.int32)
+    same = np.equal(*np.array(persons)[pairs].T)
+    return Templates(
+        images=names,
+        template=np.array(template, dtype=np.int32),
+        media=np.array(media, dtype=np.int32),
+        template_ids=np.arange(1, len(persons) + 1, dtype=np.int32),
+        pairs=pairs,
+        labels=same,
+    )
