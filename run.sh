@@ -171,8 +171,10 @@ fi
 if begin 3 "training in $exp_dir"; then
   train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device"
     --timeout "$timeout")
-  [ ! -e "$data/musan/wav.scp" ] || train_args+=(--noise_data "$data/musan/wav.scp")
-  [ ! -e "$data/rirs/wav.scp" ] || train_args+=(--reverb_data "$data/rirs/wav.scp")
+  for bank in lmdb wav.scp; do # WeSpeaker keeps databases; where an option comes twice, the last counts
+    [ ! -e "$data/musan/$bank" ] || train_args+=(--noise_data "$data/musan/$bank")
+    [ ! -e "$data/rirs/$bank" ] || train_args+=(--reverb_data "$data/rirs/$bank")
+  done
   for name in "$test_set" vox2_test; do # speakers to show the progress on: of VoxCeleb2's test part where it is there
     [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
   done

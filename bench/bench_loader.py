@@ -37,9 +37,9 @@ from torch.utils.data import DataLoader
 
 from wespeaker.config import DatasetArgs
 from wespeaker.data.augment import SNR_DB, Augmenter
+from wespeaker.data.bank import read_bank
 from wespeaker.data.dataset import TrainingSet, collate, make_fbank, read_training_list
 from wespeaker.data.features import mean_normalise
-from wespeaker.data.manifest import read_bank
 from wespeaker.data.sampler import RunSampler
 
 RATE, CROP, BATCH = 16000, 32_240, 128

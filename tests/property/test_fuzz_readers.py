@@ -16,6 +16,7 @@ import time
 import zlib
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import soundfile
@@ -26,6 +27,7 @@ from PIL import Image
 
 from wespeaker.config import load_config
 from wespeaker.data.audio import AudioSource, read_audio, read_header, read_whole
+from wespeaker.data.bank import read_bank
 from wespeaker.data.faces.packs import FacePack, write_face_pack
 from wespeaker.data.faces.record_writer import folder_images, write_recordio
 from wespeaker.data.faces.recordio import RecordFile
@@ -131,6 +133,20 @@ def read_set(folder: Path) -> None:
     read_manifest(folder / "set").seconds.sum()
 
 
+def build_bank(folder: Path) -> None:
+    """Write an LMDB bank of values in leaves and on pages of their own."""
+    shutil.rmtree(folder / "bank", ignore_errors=True)
+    with lmdb.open(str(folder / "bank"), map_size=1 << 20) as database, database.begin(write=True) as transaction:
+        for number in range(30):
+            transaction.put(f"noise/x/{number:03d}.wav".encode(), audio("WAV", "PCM_16")[: 60 if number else None])
+        transaction.put(b"__keys__", b"any pickle")
+
+
+def read_lmdb_bank(folder: Path) -> None:
+    for file in read_bank(folder / "bank"):
+        read_audio(file.source, 0, 5)
+
+
 def set_family(file: str) -> Family:
     return Family(file, f"set/{file}", build_set, read_set)
 
@@ -223,6 +239,7 @@ FAMILIES = [
     Family("ark", "xvector.ark", build_embeddings, read_embeddings),
     Family("scp", "xvector.scp", build_embeddings, read_embeddings),
     Family("npy", "mean_vec.npy", build_embeddings, lambda folder: load_mean_vec(folder / "mean_vec.npy")),
+    Family("LMDB bank", "bank/data.mdb", build_bank, read_lmdb_bank),
     text_family("Kaldi's trials", "a/1 a/2 target\na/1 b/1 nontarget\nb/1 a/2 nontarget\n", read_trials),
     text_family("VoxCeleb's trials", "1 a/1 a/2\n0 a/1 b/1\n0 b/1 a/2\n", read_trials),
     text_family("scores", "a/1 a/2 0.512 target\na/1 b/1 -0.1 nontarget\n", read_scores),

@@ -11,13 +11,18 @@ import numpy as np
 from scipy.fft import irfft, rfft
 
 from wespeaker.data.audio import read_audio
+from wespeaker.data.bank import BankFile
 from wespeaker.data.crops import power, read_crop
-from wespeaker.data.manifest import BankFile
 from wespeaker.data.resampling import resample
 from wespeaker.errors import InputError
 
-# SNR ranges in dB by kind of noise, as in Kaldi's and WeSpeaker's VoxCeleb recipes.
+# SNR ranges in dB by how the key of a noise begins, as in Kaldi's and WeSpeaker's VoxCeleb recipes.
 SNR_DB = {"noise": (0.0, 15.0), "speech": (10.0, 30.0), "music": (5.0, 15.0)}
+
+
+def snr_range_db(key: str) -> tuple[float, float]:
+    """Return the range of SNRs for a noise; one that is of no kind of its own counts as ``noise``."""
+    return next((snr_db for kind, snr_db in SNR_DB.items() if key.startswith(kind)), SNR_DB["noise"])
 
 
 def add_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float, *, power_floor: float = 0.0) -> np.ndarray:
@@ -99,7 +104,7 @@ class Augmenter:
     needed only: the memory of a process does not grow with the banks, and the system's own cache holds what fits.
 
     Args:
-        noises: the noise files; the first part of a key is its kind, a key of ``SNR_DB``.
+        noises: the noise files; their SNR is drawn as `snr_range_db` says.
         rirs: the room impulse responses, of which the first channel is used.
         aug_prob: share of crops that is augmented at all.
         reverb_share: of those, the share that gets reverberation; the rest gets noise.
@@ -141,19 +146,22 @@ class Augmenter:
         """
         if rng.random() >= self.aug_prob:
             return speech
-        augmented = self._reverberated if rng.random() < self.reverb_share else self._noisy
-        wav = augmented(speech, rng)
+        reverb = rng.random() < self.reverb_share
+        bank = self.rirs if reverb else self.noises
+        file = bank[int(rng.integers(len(bank)))]
+        try:
+            wav = self._reverberated(speech, file) if reverb else self._noisy(speech, file, rng)
+        except InputError as error:
+            raise InputError(f"{file.key} (of the {'room' if reverb else 'noise'} bank): {error}") from error
         return peak_normalised(wav) if self.peak_normalise else wav
 
-    def _reverberated(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        file = self.rirs[int(rng.integers(len(self.rirs)))]
+    def _reverberated(self, speech: np.ndarray, file: BankFile) -> np.ndarray:
         rir = resample(read_audio(file.source), Fraction(file.length[1], self.rate))
         if not (isfinite(energy := power(rir)) and energy > 0):
             raise InputError(f"{file.source} (a room impulse response) is silent or holds values that are not finite")
         return add_reverb(speech, rir, align_direct_path=self.align_direct_path)
 
-    def _noisy(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        file = self.noises[int(rng.integers(len(self.noises)))]
-        snr_db = rng.uniform(*SNR_DB[file.kind])
+    def _noisy(self, speech: np.ndarray, file: BankFile, rng: np.random.Generator) -> np.ndarray:
+        snr_db = rng.uniform(*snr_range_db(file.key))
         noise = read_crop(file.source, file.length, num_samples=len(speech), rate=self.rate, rng=rng)
         return add_noise(speech, noise, snr_db, power_floor=self.power_floor)

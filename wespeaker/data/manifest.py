@@ -7,12 +7,11 @@ import json
 import logging
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from wespeaker.data.audio import AudioSource, audio_length, read_header
+from wespeaker.data.audio import AudioSource, audio_length
 from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable, make_table
 from wespeaker.documents import parse_json
 from wespeaker.errors import InputError
@@ -22,20 +21,6 @@ logger = logging.getLogger(__name__)
 
 MAX_BAD_UTTS = 0.001  # share of the utterances of a set that may be unreadable, and are left out then
 LENGTHS = "utt2num_samples"  # beside wav.scp: "key samples rate", so that no header is read twice
-
-
-@dataclass(frozen=True, slots=True)
-class BankFile:
-    """One noise or room impulse response; the first part of the key is its kind (``noise/free-sound/x.wav``)."""
-
-    key: str
-    source: AudioSource
-    length: tuple[int, int]  # samples, sample rate in Hz
-
-    @property
-    def kind(self) -> str:
-        """``noise``, ``speech`` or ``music``; for room impulse responses the name of the collection."""
-        return self.key.split("/", 1)[0]
 
 
 def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
@@ -217,12 +202,3 @@ def read_raw_list(path: Path) -> UtteranceTable:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
     return builder.table()
-
-
-def read_bank(path: Path) -> list[BankFile]:
-    """Read the wav.scp of a noise or room bank and the header of each file."""
-    files = []
-    for key, wav in read_scp(path).items():
-        header = read_header(AudioSource(wav))
-        files.append(BankFile(key, AudioSource(wav, pcm=header.pcm), (header.num_samples, header.rate)))
-    return files

@@ -9,9 +9,9 @@ from torch import nn
 
 from wespeaker.config import Config
 from wespeaker.data.augment import Augmenter
+from wespeaker.data.bank import read_bank
 from wespeaker.data.corpora import uses_noise, uses_reverb
 from wespeaker.data.dataset import TrainingSet, collate, read_training_list
-from wespeaker.data.manifest import read_bank
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train.dev import DevTrials, dev_eer
 from wespeaker.train.task import Task
@@ -23,8 +23,8 @@ class TrainingData:
 
     train_list: Path  # raw.list or shard.list
     data_type: str  # raw or shard
-    noise_scp: Path | None = None
-    reverb_scp: Path | None = None
+    noise_data: Path | None = None
+    reverb_data: Path | None = None
 
 
 def speaker_task(config: Config, data: TrainingData, *, dev: DevTrials | None = None) -> Task:
@@ -65,8 +65,8 @@ def _training_set(config: Config, data: TrainingData) -> TrainingSet:
     args = config.dataset_args
     utterances = read_training_list(data.train_list, data.data_type, args)
     augmenter = Augmenter(
-        noises=read_bank(data.noise_scp) if data.noise_scp and uses_noise(config) else (),
-        rirs=read_bank(data.reverb_scp) if data.reverb_scp and uses_reverb(config) else (),
+        noises=read_bank(data.noise_data) if data.noise_data and uses_noise(config) else (),
+        rirs=read_bank(data.reverb_data) if data.reverb_data and uses_reverb(config) else (),
         aug_prob=args.aug_prob,
         reverb_share=args.reverb_share,
         rate=args.resample_rate,

@@ -12,9 +12,9 @@ from scipy.signal import lfilter
 from wespeaker.config import DatasetArgs
 from wespeaker.data.audio import AudioSource, audio_length
 from wespeaker.data.augment import Augmenter
+from wespeaker.data.bank import BankFile
 from wespeaker.data.dataset import TrainingSet, read_training_list
 from wespeaker.data.features import mean_normalise
-from wespeaker.data.manifest import BankFile
 
 
 class Drawn:

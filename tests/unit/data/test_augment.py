@@ -5,7 +5,7 @@ from scipy.signal import correlate, fftconvolve
 
 from wespeaker.data.audio import AudioSource, audio_length, read_audio
 from wespeaker.data.augment import SNR_DB, Augmenter, add_noise, add_reverb, convolve_to_end, peak_normalised
-from wespeaker.data.manifest import BankFile
+from wespeaker.data.bank import BankFile
 from wespeaker.data.randomness import generator
 from wespeaker.errors import InputError
 

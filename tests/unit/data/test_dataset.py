@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from wespeaker.config import DatasetArgs, FbankArgs, FilterArgs, SpecAugArgs
 from wespeaker.data.audio import AudioSource
 from wespeaker.data.augment import Augmenter
+from wespeaker.data.bank import BankFile, read_bank
 from wespeaker.data.dataset import TrainingSet, collate, read_training_list
-from wespeaker.data.manifest import BankFile, read_bank
 from wespeaker.data.sampler import RunSampler
 from wespeaker.data.utterances import make_table
 from wespeaker.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_wav
 
 from wespeaker.data.audio import AudioSource, read_audio
-from wespeaker.data.manifest import read_bank, read_manifest, read_pairs, read_raw_list, read_scp, write_manifest
+from wespeaker.data.manifest import read_manifest, read_pairs, read_raw_list, read_scp, write_manifest
 from wespeaker.errors import InputError
 
 
@@ -83,11 +83,6 @@ def test_bad_raw_lists(tmp_path, line, match):
     (tmp_path / "raw.list").write_text(line + "\n")
     with pytest.raises(InputError, match=match):
         read_raw_list(tmp_path / "raw.list")
-
-
-def test_bank_kinds(data_dir):
-    assert sorted(file.kind for file in read_bank(data_dir / "musan" / "wav.scp")) == ["music", "noise", "speech"]
-    assert all(file.length[1] == 16000 for file in read_bank(data_dir / "rirs" / "wav.scp"))
 
 
 def make_folder(folder, entries):
