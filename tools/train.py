@@ -29,7 +29,7 @@ def main() -> None:
     parser = Parser(__doc__)
     add_training(parser, configs="conf/")
     parser.add_argument("--train_data", type=Path, help="shard.list or raw.list of the training set")
-    parser.add_argument("--data_type", choices=sorted(READERS), default="shard", help="what --train_data is")
+    parser.add_argument("--data_type", default="shard", help=f"what --train_data is: {' or '.join(READERS)}")
     parser.add_argument("--noise_data", type=Path, help="noise bank: its wav.scp, or the folder of an LMDB database")
     parser.add_argument("--reverb_data", type=Path, help="the same of room impulse responses")
     parser.add_argument("--dev_data", type=Path, help="data folder of the dev trials' utterances")

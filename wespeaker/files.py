@@ -79,6 +79,27 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     return count
 
 
+def find_listed(path: str, listed_in: str | os.PathLike[str]) -> str:
+    """Return where a file lies that a list names.
+
+    WeSpeaker's lists have paths relative to the folder where its recipe ran, which is one above that of the list.
+
+    Args:
+        path: as it stands in the list; an absolute one is returned as it is.
+        listed_in: the list.
+
+    Returns:
+        The path itself if there is such a file in the current folder, else the one in the folder of the list, else that
+        in the next folder above it; the path itself if there is none.
+
+    """
+    if not (os.path.isabs(path) or os.path.isfile(path)):  # Path.is_file raises for a name that is too long
+        for folder in Path(listed_in).absolute().parents:
+            if os.path.isfile(found := os.path.join(folder, path)):
+                return found
+    return path
+
+
 def open_plain(path: str | os.PathLike[str], *, buffering: int = -1) -> BinaryIO:
     """Open a file that a list, a manifest or an index names, to read its bytes.
 

@@ -126,6 +126,8 @@ def build_set(folder: Path) -> None:
     (folder / "set" / "utt2spk").write_text("a/1 a\nb/1 b\n")
     write_manifest(folder / "set", read_manifest(folder / "set"))
     write_raw_list(folder / "set" / "raw.list", read_manifest(folder / "set"))
+    cut = {"key": "c/1", "spk": "c", "wav": f"{folder}/a.wav", "vad": [["0.01", "0.02"], [0.03, 9]]}
+    (folder / "set" / "vad.list").write_text(json.dumps(cut) + "\n" + (folder / "set" / "raw.list").read_text())
     (folder / "set" / "shard.list").write_text(f"{folder}/a.tar\n")
 
 
@@ -145,6 +147,16 @@ def build_bank(folder: Path) -> None:
 def read_lmdb_bank(folder: Path) -> None:
     for file in read_bank(folder / "bank"):
         read_audio(file.source, 0, 5)
+
+
+def build_vad(folder: Path) -> None:
+    build_set(folder)
+    (folder / "set" / "vad").write_text("x a/1 0.01 0.02\nx a/1 0.03 9\nx b/1 0 0.07\n")
+
+
+def read_cut(path: Path) -> None:
+    for utt in read_raw_list(path) if path.is_file() else read_manifest(path):
+        assert len(read_audio(utt.source)) <= len(SAMPLES) * max(1, len(utt.source.segments))
 
 
 def set_family(file: str) -> Family:
@@ -234,6 +246,8 @@ FAMILIES = [
     audio_family("m4a", encode_m4a(SAMPLES)),
     *map(set_family, ("wav.scp", "utt2spk", "utt2num_samples")),
     Family("raw.list", "set/raw.list", build_set, lambda folder: read_raw_list(folder / "set" / "raw.list").seconds),
+    Family("raw.list with vad", "set/vad.list", build_set, lambda folder: read_cut(folder / "set" / "vad.list")),
+    Family("vad", "set/vad", build_vad, lambda folder: read_cut(folder / "set")),
     Family("shard.list", "set/shard.list", build_set, lambda folder: read_shard_list(folder / "set" / "shard.list")),
     Family("utt2dur", "set/utt2dur", build_set, lambda folder: read_durations(folder / "set" / "utt2dur")),
     Family("ark", "xvector.ark", build_embeddings, read_embeddings),

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from wespeaker.data.riff import Pcm16, find_pcm16
+from wespeaker.data.segments import Segments, spans
 from wespeaker.errors import InputError
 from wespeaker.files import open_plain
 
@@ -25,13 +26,15 @@ class AudioSource:
     """Where audio lies: a file, or ``size`` bytes at ``offset`` of one (a member of a tar file).
 
     ``pcm`` says where the samples begin if they are known to be 16-bit and of one channel; they are read without
-    looking at the header then.
+    looking at the header then. ``segments``, where there are any, are the parts that are read, one after the other, as
+    if they were all there is; a header is that of the whole.
     """
 
     path: str
     offset: int = 0
     size: int | None = None
     pcm: Pcm16 | None = None
+    segments: Segments = ()
 
     def __str__(self) -> str:
         return self.path if self.size is None else f"{self.path} (bytes {self.offset} to {self.offset + self.size})"
@@ -107,7 +110,8 @@ def _open(source: AudioSource, *, buffering: int = -1) -> BinaryIO:
     try:
         return open_plain(source.path, buffering=buffering)
     except FileNotFoundError as error:
-        raise InputError(f"{source} does not exist") from error
+        where = "" if os.path.isabs(source.path) else f" in {os.getcwd()}"
+        raise InputError(f"{source} does not exist{where}") from error
     except OSError as error:
         raise InputError(f"{source} cannot be read ({error.strerror})") from error
 
@@ -228,22 +232,33 @@ def read_audio(source: AudioSource, start: int = 0, num_samples: int | None = No
         InputError: the file is missing or damaged, or not one sample lies in the span.
 
     """
-    pcm = source.pcm
-    if (
-        pcm is None and source.size is None
-    ):  # of a member of a tar file it is known; a look takes a quarter of sndfile's
-        found = _find_pcm16(source)  # takes a quarter of libsndfile's time
-        pcm = found[0] if found else None
-    if pcm is not None:
-        wav = _read_pcm16(source, pcm, start, num_samples)
-    else:
-        try:
-            wav, _, _ = _read_with_sndfile(source, start, num_samples)
-        except UnknownToSndfile:
-            wav = _decode(source)[0][start:][:num_samples]
+    wav = (_read_segments if source.segments else _read_span)(source, start, num_samples)
     if len(wav) == 0:
         raise InputError(f"{source} has no audio from sample {start} on; it is shorter than its entry says")
     return wav
+
+
+def _read_segments(source: AudioSource, start: int, num_samples: int | None) -> np.ndarray:
+    """Read a span of the joined segments: once from the first to the last of its samples, with what lies between."""
+    parts = spans(source.segments, start, num_samples)
+    if not parts:
+        return np.zeros(0, np.float32)
+    first, last = min(low for low, _ in parts), max(high for _, high in parts)
+    wav = _read_span(source, first, last - first)
+    return np.concatenate([wav[low - first : high - first] for low, high in parts])
+
+
+def _read_span(source: AudioSource, start: int, num_samples: int | None) -> np.ndarray:
+    pcm = source.pcm
+    if pcm is None and source.size is None:  # of a member of a tar file it is known
+        found = _find_pcm16(source)  # takes a quarter of libsndfile's time
+        pcm = found[0] if found else None
+    if pcm is not None:
+        return _read_pcm16(source, pcm, start, num_samples)
+    try:
+        return _read_with_sndfile(source, start, num_samples)[0]
+    except UnknownToSndfile:
+        return _decode(source)[0][start:][:num_samples]
 
 
 def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
@@ -257,6 +272,8 @@ def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
         wav, rate, channels = _read_with_sndfile(source, 0, None)
     except UnknownToSndfile:
         wav, rate, channels = _decode(source)
+    if source.segments:
+        wav = np.concatenate([wav[low:high] for low, high in source.segments])
     if len(wav) == 0:
         raise InputError(f"{source} holds no audio (0 samples)")
     if not np.isfinite(wav).all():

@@ -18,13 +18,13 @@ from wespeaker.config import DatasetArgs
 from wespeaker.data.augment import Augmenter
 from wespeaker.data.crops import read_crop
 from wespeaker.data.features import INT16_SCALE, Fbank
-from wespeaker.data.manifest import read_raw_list
+from wespeaker.data.manifest import NO_FEATURES, read_raw_list
 from wespeaker.data.randomness import generator
 from wespeaker.data.sampler import Item
 from wespeaker.data.shards import read_shard_list
 from wespeaker.data.spec_augment import draw_masks
 from wespeaker.data.utterances import Utterance, UtteranceTable
-from wespeaker.errors import InputError, listing
+from wespeaker.errors import InputError, listing, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,12 @@ def read_training_list(path: Path, data_type: str, args: DatasetArgs) -> Utteran
     """Read a raw.list or shard.list and leave out what is too short.
 
     Raises:
-        InputError: fewer than two speakers are left.
+        InputError: the list is of another type; fewer than two speakers are left.
 
     """
+    if data_type not in READERS:
+        why = f"{path}: {NO_FEATURES}" if data_type == "feat" else nearest(data_type, READERS)
+        raise InputError(f"there is no data type '{data_type}'; {why}")
     utterances = READERS[data_type](path, args)
     shortest = shortest_sec(args)
     short = utterances.seconds < shortest

@@ -1,4 +1,4 @@
-"""Kaldi-style manifests: wav.scp, utt2spk, spk2utt, utt2dur, raw.list; every error names file and line."""
+"""Kaldi-style manifests: wav.scp, utt2spk, spk2utt, utt2dur, vad, raw.list; every error names file and line."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import json
 import logging
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wespeaker.data.audio import AudioSource, audio_length
+from wespeaker.data.segments import MAX_SAMPLES, from_seconds, to_seconds
 from wespeaker.data.utterances import TableBuilder, Utterance, UtteranceTable, make_table
 from wespeaker.documents import parse_json
-from wespeaker.errors import InputError
-from wespeaker.files import replacing, write_lines
+from wespeaker.errors import InputError, listing
+from wespeaker.files import find_listed, replacing, write_lines
 
 logger = logging.getLogger(__name__)
 
 MAX_BAD_UTTS = 0.001  # share of the utterances of a set that may be unreadable, and are left out then
 LENGTHS = "utt2num_samples"  # beside wav.scp: "key samples rate", so that no header is read twice
+NO_FEATURES = (
+    "this is a list of features (feat.list), which are not read: training cuts, perturbs and augments audio and then "
+    "makes features of it; list the audio with tools/make_raw_list.py, or pack it with tools/make_shards.py"
+)
+VAD = "vad"  # beside wav.scp, where it is there: "… key start end" in seconds, the parts of utterances that are used
 
 
 def read_lines(path: Path, what: str) -> Iterator[tuple[str, str]]:
@@ -68,15 +75,17 @@ def read_pairs(path: Path, what: str) -> dict[str, str]:
 
 
 def read_scp(path: Path, *, allow_pipes: bool = False) -> dict[str, str]:
-    """Read a wav.scp: key to path.
+    """Read a wav.scp: key to path; relative paths are looked for as `find_listed` says.
 
     Raises:
         InputError: also for an entry that is a shell command (ends in ``|``), unless ``allow_pipes``.
 
     """
     entries = read_pairs(path, "the list of audio files")
-    if not allow_pipes:
-        for key, value in entries.items():
+    for key, value in entries.items():
+        if not value.endswith("|"):
+            entries[key] = find_listed(value, path)
+        elif not allow_pipes:
             _refuse_pipe(value, f"{path}: {key}")
     return entries
 
@@ -120,6 +129,8 @@ def write_manifest(folder: Path, utterances: Sequence[Utterance]) -> None:
 def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
     """Read wav.scp and utt2spk of a data set, and lengths from utt2num_samples, else from the headers.
 
+    Where there is a ``vad``, utterances are its segments, one after the other; those without any are left out.
+
     Args:
         folder: of the data set.
         allow_pipes: run the entries of wav.scp that are shell commands, once, and keep what they print in ``piped``.
@@ -137,15 +148,55 @@ def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
     if commands:
         logger.warning("running %d shell commands of %s, such as %r", len(commands), folder / "wav.scp", commands[0])
     lengths = read_lengths(folder)
-    builder = TableBuilder()
+    vad = read_vad(folder / VAD) if (folder / VAD).exists() else None
+    builder, silent = TableBuilder(), []
     for key, path in paths.items():
         source = AudioSource(_run_pipe(path, folder / "piped") if path.endswith("|") else path)
         try:
-            length = lengths.get(key) or audio_length(source)
-            builder.add(Utterance(key, speakers[key], source, length))
+            utt = Utterance(key, speakers[key], source, lengths.get(key) or audio_length(source))
+            if vad is not None:
+                utt = _cut(utt, vad.get(key, []), end=utt.length[0])
+            if utt.length[0] or vad is None:
+                builder.add(utt)
+            else:
+                silent.append(key)
         except InputError as error:
             raise InputError(f"{folder / 'wav.scp'}: {key}: {error}; correct the list, or make it again") from error
+    if vad is not None:
+        logger.info("%s: utterances are cut to the segments of %s", folder, VAD)
+    _log_silent(silent, folder)
     return builder.table()
+
+
+def read_vad(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Read the segments of utterances: lines that end with ``key start end``, in seconds.
+
+    Raises:
+        InputError: with file and line, for one of fewer columns.
+
+    """
+    vad: dict[str, list[tuple[str, str]]] = {}
+    for where, text in read_lines(path, "the speech segments"):
+        try:
+            key, start, end = text.split()[-3:]
+        except ValueError as error:
+            raise InputError(f"{where}: expected '… key start end', found {text[:80]!r}") from error
+        vad.setdefault(key, []).append((start, end))
+    return vad
+
+
+def _cut(utt: Utterance, seconds: object, *, end: int) -> Utterance:
+    """Return an utterance cut to its segments that lie before sample ``end``; it has no sample if none does."""
+    segments = from_seconds(seconds, rate=utt.length[1], num_samples=end)
+    source = replace(utt.source, segments=segments)
+    return replace(utt, source=source, length=(sum(end - start for start, end in segments), utt.length[1]))
+
+
+def _log_silent(silent: Sequence[str], where: Path) -> None:
+    if silent:
+        logger.warning(
+            "%s: left out %d utterances without a segment of speech: %s", where, len(silent), listing(silent)
+        )
 
 
 def read_lengths(folder: Path) -> dict[str, tuple[int, int]]:
@@ -175,30 +226,45 @@ def write_raw_list(path: Path, utterances: Sequence[Utterance]) -> int:
 
 def _raw_entry(utt: Utterance) -> dict[str, object]:
     samples, rate = utt.length
-    return {"key": utt.key, "spk": utt.spk, "wav": utt.source.path, "num_samples": samples, "sample_rate": rate}
+    entry: dict[str, object] = {"key": utt.key, "spk": utt.spk, "wav": utt.source.path}
+    if utt.source.segments:
+        entry["vad"] = to_seconds(utt.source.segments, rate=rate)
+    return {**entry, "num_samples": samples, "sample_rate": rate}
 
 
 def read_raw_list(path: Path) -> UtteranceTable:
-    """Read a raw.list; where a line lacks the length, the file's header is read.
+    """Read a raw.list, WeSpeaker's too; where a line lacks the length, the file's header is read.
+
+    Of an entry with segments (``vad``: pairs of seconds) these are used, one after the other, and the length is theirs;
+    one without any left is left out. Relative paths are looked for as `find_listed` says.
 
     Raises:
-        InputError: with file and line; also for an entry that is a shell command or has speech segments (``vad``).
+        InputError: with file and line; also for an entry that is a shell command, and for a feat.list.
 
     """
-    builder = TableBuilder()
+    builder, silent = TableBuilder(), []
     for where, text in read_lines(path, "the list of utterances"):
         entry = parse_json(text, where)
+        if isinstance(entry, dict) and "feat" in entry and "wav" not in entry:
+            raise InputError(f"{where}: {NO_FEATURES}")
         try:
             key, spk, wav = str(entry["key"]), str(entry["spk"]), str(entry["wav"])
             known = (int(entry["num_samples"]), int(entry["sample_rate"])) if "num_samples" in entry else None
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f'{where}: expected {{"key": …, "spk": …, "wav": …}}, found {text[:80]!r}') from error
-        if "vad" in entry:
-            raise InputError(f"{where}: {key} has speech segments (vad), which are not supported; cut the audio first")
         _refuse_pipe(wav, f"{where}: {key}")
-        source = AudioSource(wav)
         try:
-            builder.add(Utterance(key, spk, source, known or audio_length(source)))
+            source = AudioSource(find_listed(wav, path))
+            utt = Utterance(key, spk, source, known or audio_length(source))
+            if "vad" in entry:
+                utt = _cut(utt, entry["vad"], end=utt.length[0] if known is None else MAX_SAMPLES)
+            if known and utt.length != known:
+                raise InputError(f"{key}: the segments (vad) have {utt.length[0]} samples, its entry says {known[0]}")
+            if utt.length[0] or "vad" not in entry:
+                builder.add(utt)
+            else:
+                silent.append(key)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+    _log_silent(silent, path)
     return builder.table()

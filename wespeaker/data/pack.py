@@ -211,7 +211,8 @@ def make_member(utt: Utterance, *, rate: int, member_format: str) -> Member:
     """
     header = quick_header(utt.source)
     is_wav = member_format == "wav"
-    if header is not None and (header.rate, header.channels, header.container) == (rate, 1, member_format.upper()):
+    is_whole = not utt.source.segments
+    if is_whole and header and (header.rate, header.channels, header.container) == (rate, 1, member_format.upper()):
         if is_wav and header.pcm is not None:
             _check_length(utt, header.num_samples, rate)
             return Member(read_bytes(utt.source), header.num_samples, header.pcm, [])

@@ -38,7 +38,7 @@ from wespeaker.data.utterances import (
     merge_tables,
 )
 from wespeaker.errors import InputError, listing
-from wespeaker.files import open_plain, replacing
+from wespeaker.files import find_listed, open_plain, replacing
 from wespeaker.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def index_path(shard: Path) -> Path:
 
 
 def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> UtteranceTable:
-    """Open all tar files that a shard.list names, relative to the current folder or to that of the list.
+    """Open all tar files that a shard.list names; relative paths are looked for as `find_listed` says.
 
     Those that have no index get one; where none can be written beside the tar, it is kept in memory.
 
@@ -78,7 +78,7 @@ def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> Uttera
         InputError: a tar file or an index is missing, damaged, or does not fit the other; too many utterances are bad.
 
     """
-    shards = [_existing(Path(text), path) for _, text in read_lines(path, "the list of shards")]
+    shards = [_existing(text, path) for _, text in read_lines(path, "the list of shards")]
     missing = [shard for shard in shards if not index_path(shard).exists()]
     if missing:
         logger.info("%d of %d shards of %s have no index; it is made now, once", len(missing), len(shards), path)
@@ -104,11 +104,14 @@ def read_shard_list(path: Path, *, max_bad_utts: float = MAX_BAD_UTTS) -> Uttera
     return table
 
 
-def _existing(shard: Path, listed_in: Path) -> Path:
-    for path in (shard, listed_in.parent / shard):
-        if os.path.isfile(path):  # Path.is_file raises for a name that is too long
-            return path
-    raise InputError(f"{shard} (a shard, named in {listed_in}) does not exist; run stage 2 again, or correct the list")
+def _existing(text: str, listed_in: Path) -> Path:
+    path = find_listed(text, listed_in)
+    if not os.path.isfile(path):
+        where = "" if os.path.isabs(path) else f", neither in {os.getcwd()} nor in the folder of the list or above it"
+        raise InputError(
+            f"{text} (a shard, named in {listed_in}) does not exist{where}; run stage 2 again, or correct the list"
+        )
+    return Path(path)
 
 
 def _make_index(shard: Path) -> ShardIndex:

@@ -10,13 +10,15 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import overload
 
 import numpy as np
 
 from wespeaker.data.audio import MAX_RATE, AudioSource
 from wespeaker.data.riff import Pcm16
+from wespeaker.data.segments import MAX_SAMPLES, Segments
 from wespeaker.errors import InputError
 
 ROW = np.dtype(
@@ -32,7 +34,6 @@ ROW = np.dtype(
 )
 _PACK = struct.Struct("<iiqqqii")
 WHOLE, NO_PCM = -1, -1
-_MAX_SAMPLES = 1 << 47  # per channel
 MAX_NAME_BYTES = 1024  # of a key or a speaker: sorting takes the longest key times the number of keys
 _BLOCK = 1 << 18  # bytes of text that are moved at a time
 
@@ -115,6 +116,28 @@ class Texts(Sequence[str]):
         return Texts(b"".join(parts), np.cumsum(lengths[rows], dtype=np.int64))
 
 
+class FileSegments:
+    """Segments of files in two blocks of memory.
+
+    Args:
+        bounds: (S, 2) int64, first sample and end of each.
+        ends: (F,) int64, where those of each file end in ``bounds``; of no file if none has any.
+
+    """
+
+    def __init__(self, bounds: np.ndarray, ends: np.ndarray) -> None:
+        self._bounds, self._ends = bounds, ends
+
+    def __getitem__(self, file: int) -> Segments:
+        if not len(self._ends):
+            return ()
+        start = self._ends[file - 1] if file else 0
+        return tuple((first, end) for first, end in self._bounds[start : self._ends[file]].tolist())
+
+
+NO_SEGMENTS = FileSegments(np.zeros((0, 2), np.int64), np.zeros(0, np.int64))
+
+
 @dataclass(frozen=True, eq=False)
 class UtteranceTable(Sequence[Utterance]):
     """Utterances sorted by key; an item is made when it is asked for.
@@ -124,6 +147,7 @@ class UtteranceTable(Sequence[Utterance]):
         speakers: sorted; each has at least one utterance.
         files: paths that the rows point to.
         rows: (N,) of dtype ``ROW``.
+        segments: of the files, what is used of each.
 
     """
 
@@ -131,6 +155,7 @@ class UtteranceTable(Sequence[Utterance]):
     speakers: list[str]
     files: Texts
     rows: np.ndarray
+    segments: FileSegments = NO_SEGMENTS
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,6 +173,7 @@ class UtteranceTable(Sequence[Utterance]):
             offset,
             None if size == WHOLE else size,
             None if pcm == NO_PCM else Pcm16(pcm, samples),
+            self.segments[file],
         )
         return Utterance(self.keys[index], self.speakers[spk], source, (samples, rate))
 
@@ -171,25 +197,22 @@ class UtteranceTable(Sequence[Utterance]):
     def select(self, keep: np.ndarray) -> UtteranceTable:
         """Return the utterances where ``keep``, (N,) bool, is true; speakers that lose their last one go."""
         rows = np.flatnonzero(keep)
-        return _with_speakers_in_order(self.keys.take(rows), self.speakers, self.files, self.rows[rows])
+        table = _with_speakers_in_order(self.keys.take(rows), self.speakers, self.files, self.rows[rows])
+        return replace(table, segments=self.segments)
 
 
 class _GrowingTexts:
     """Strings that are appended to one block of memory."""
 
     def __init__(self) -> None:
-        self._blob, self._ends, self._last = bytearray(), array("q"), ""
+        self._blob, self._ends = bytearray(), array("q")
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def append(self, text: str) -> None:
         self._blob += text.encode()
         self._ends.append(len(self._blob))
-        self._last = text
-
-    def index_of_last(self, text: str) -> int:
-        """Return the index of ``text``, which is appended unless it was the last."""
-        if not self._ends or text != self._last:
-            self.append(text)
-        return len(self._ends) - 1
 
     def texts(self) -> Texts:
         return Texts(bytes(self._blob), np.array(self._ends, np.int64))
@@ -201,6 +224,8 @@ class TableBuilder:
     def __init__(self) -> None:
         self._rows, self._keys, self._files = bytearray(), _GrowingTexts(), _GrowingTexts()
         self._speakers: dict[str, int] = {}
+        self._bounds, self._bound_ends = array("q"), array("q")
+        self._last: tuple[str, Segments] | None = None  # file and segments
 
     def add(self, utt: Utterance) -> None:
         """Append one.
@@ -218,7 +243,7 @@ class TableBuilder:
         if not _is_utf8(source.path):
             raise InputError(f"{utt.key} lies in {source.path!r}, which is not UTF-8; rename the file")
         samples, rate = utt.length
-        if not (0 < samples <= _MAX_SAMPLES and 0 < rate <= MAX_RATE):
+        if not (0 < samples <= MAX_SAMPLES and 0 < rate <= MAX_RATE):
             raise InputError(
                 f"{source}: {utt.key} cannot have {samples} samples at {rate} Hz (at least 1, 1 to {MAX_RATE} Hz); "
                 f"correct its entry, or leave the length out"
@@ -226,12 +251,21 @@ class TableBuilder:
         self._keys.append(utt.key)
         self._rows += _PACK.pack(
             self._speakers.setdefault(utt.spk, len(self._speakers)),
-            self._files.index_of_last(source.path),
+            self._file_of(source),
             source.offset,
             WHOLE if source.size is None else source.size,
             *utt.length,
-            NO_PCM if source.pcm is None else source.pcm.offset,
+            NO_PCM if source.pcm is None or source.segments else source.pcm.offset,
         )
+
+    def _file_of(self, source: AudioSource) -> int:
+        """Return the index of the file; neighbours share one, unless other parts of it are used."""
+        if self._last != (source.path, source.segments):
+            self._last = source.path, source.segments
+            self._files.append(source.path)
+            self._bounds.extend(chain.from_iterable(source.segments))
+            self._bound_ends.append(len(self._bounds) // 2)
+        return len(self._files) - 1
 
     def table(self) -> UtteranceTable:
         """Return what was added, sorted by key.
@@ -241,7 +275,11 @@ class TableBuilder:
 
         """
         rows = np.frombuffer(self._rows, ROW)
-        return _sorted_table(self._keys.texts(), list(self._speakers), self._files.texts(), rows)
+        table = _sorted_table(self._keys.texts(), list(self._speakers), self._files.texts(), rows)
+        if not self._bounds:
+            return table
+        bounds, ends = (np.array(numbers, np.int64) for numbers in (self._bounds, self._bound_ends))
+        return replace(table, segments=FileSegments(bounds.reshape(-1, 2), ends))
 
 
 def is_name(text: str) -> bool:
@@ -267,7 +305,7 @@ def check_table(table: UtteranceTable, *, num_bytes: int) -> None:
     rows, ends, text = table.rows, table.keys.ends, np.frombuffer(table.keys.blob, np.uint8)
     lengths = np.diff(ends, prepend=0)
     samples = rows["samples"]
-    most = np.where(rows["pcm"] == NO_PCM, _MAX_SAMPLES, (rows["size"] - rows["pcm"]) // 2)
+    most = np.where(rows["pcm"] == NO_PCM, MAX_SAMPLES, (rows["size"] - rows["pcm"]) // 2)
     problems = {
         "has keys that no line of text can hold": not (
             (int(ends[-1]) if len(ends) else 0) == len(text)
@@ -318,7 +356,7 @@ def make_table(utterances: Iterable[Utterance]) -> UtteranceTable:
 
 
 def merge_tables(tables: Iterable[UtteranceTable]) -> UtteranceTable:
-    """Return the utterances of several tables, taken one by one, as one table.
+    """Return the utterances of several tables of tar files, which have no segments, taken one by one, as one table.
 
     Raises:
         InputError: a key comes twice.

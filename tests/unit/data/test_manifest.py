@@ -67,7 +67,8 @@ def test_the_two_files_must_agree(tmp_path):
         ('{"key": "a", "spk": "s"}', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s", "wav": "rm -rf / |"}', "raw.list:1: a is a shell command"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 9}', "raw.list:1: expected"),
-        ('{"key": "a", "spk": "s", "wav": "x.wav", "vad": [["0", "1.5"]]}', "a has speech segments .* not supported"),
+        ('{"key": "a", "spk": "s", "feat": "x.ark:5"}', r"raw.list:1: this is a list of features .*make_raw_list\.py"),
+        ('{"key": "a", "spk": "s", "wav": "no/x.wav"}', r"raw.list:1: no/x\.wav does not exist in /"),
         ("[" * 100_000, "raw.list:1 is not valid JSON: maximum recursion"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": Infinity, "sample_rate": 1}', "raw.list:1: expected"),
         ('{"key": "a", "spk": "s", "wav": "x.wav", "num_samples": 5, "sample_rate": 0}', "raw.list:1: .* at 0 Hz"),
@@ -87,7 +88,7 @@ def test_bad_raw_lists(tmp_path, line, match):
 
 def make_folder(folder, entries):
     """Write wav.scp of key to entry, and one speaker for all."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "wav.scp").write_text("".join(f"{key} {entry}\n" for key, entry in entries.items()))
     (folder / "utt2spk").write_text("".join(f"{key} s\n" for key in entries))
     return folder
@@ -157,3 +158,42 @@ def test_lengths_that_cannot_be_are_refused(tmp_path, line, match):
     (folder / "utt2num_samples").write_text(line + "\n")
     with pytest.raises(InputError, match=rf"wav\.scp: a: .*{match}"):
         read_manifest(folder)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe's folder whose lists have paths relative to it, as WeSpeaker's have."""
+    folder = make_folder(tmp_path / "recipe" / "data" / "set", {"a": "corpus/a.wav", "b": "corpus/b.wav"})
+    for number, key in enumerate("ab"):
+        write_wav(tmp_path / "recipe" / "corpus" / f"{key}.wav", np.zeros(800 + number))
+    entries = [{"key": key, "spk": key, "wav": f"corpus/{key}.wav"} for key in "ab"]
+    (folder / "raw.list").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+@pytest.mark.parametrize("where", [".", "data/set", "/"])
+def test_relative_paths_are_found_from_any_folder(recipe, monkeypatch, where):
+    monkeypatch.chdir(recipe.parents[1] / where)
+    for table in (read_manifest(recipe), read_raw_list(recipe / "raw.list")):
+        assert [utt.length[0] for utt in table] == [800, 801]
+        assert [len(read_audio(utt.source)) for utt in table] == [800, 801]
+
+
+def test_the_current_folder_comes_first_then_that_of_the_list(recipe, monkeypatch):
+    def lengths():
+        return [utt.length[0] for utt in read_raw_list(recipe / "raw.list")]
+
+    write_wav(recipe / "corpus" / "a.wav", np.zeros(900))
+    monkeypatch.chdir("/")
+    assert lengths() == [900, 801]
+    monkeypatch.chdir(recipe.parents[1])
+    assert lengths() == [800, 801]
+
+
+def test_a_relative_path_that_leads_nowhere_names_list_and_folder(recipe, monkeypatch):
+    monkeypatch.chdir("/tmp")
+    (recipe.parents[1] / "corpus" / "b.wav").unlink()
+    with pytest.raises(InputError, match=r"set/raw\.list:2: corpus/b\.wav does not exist in /"):
+        read_raw_list(recipe / "raw.list")
+    with pytest.raises(InputError, match=r"set/wav\.scp: b: corpus/b\.wav does not exist in /"):
+        read_manifest(recipe)

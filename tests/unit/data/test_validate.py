@@ -146,7 +146,7 @@ def test_the_table_shows_errors_first_and_the_first_few(folder):
     at = next(i for i, line in enumerate(lines) if line.startswith("error"))
     assert lines[at].split()[:4] == ["error", "unreadable", "5", "41.67%"]
     assert lines[at + 1 : at + 5] == [
-        *(f"  bob/gone{n}.wav: gone.wav does not exist" for n in range(3)),
+        *(f"  bob/gone{n}.wav: gone.wav does not exist in {Path.cwd()}" for n in range(3)),
         "  and 2 more",
     ]
     assert lines[at + 5].startswith("warning  all_zero")
