@@ -103,9 +103,11 @@ def add_cohort(parser: Parser) -> None:
     from wespeaker.eval.score_norm import DEFAULT_TOP_N, METHODS
 
     parser.add_argument(
-        "--cohort", metavar="SCP", help="xvector.scp of the training set, whose speakers are the cohort"
+        "--cohort",
+        metavar="SCP",
+        help="xvector.scp of the training set, whose speakers are the cohort, or their spk_xvector.scp",
     )
-    parser.add_argument("--cohort_utt2spk", metavar="FILE", help="'utt spk' lines of the training set")
+    parser.add_argument("--cohort_utt2spk", metavar="FILE", help="'utt spk' lines of the training set, for xvector.scp")
     parser.add_argument("--mean_vec", metavar="NPY", help="mean of the training embeddings, as in tools/score.py")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="nearest speakers, or all of them")
     parser.add_argument("--top_n", type=int, default=DEFAULT_TOP_N, help="how many nearest speakers (asnorm)")
@@ -115,7 +117,7 @@ def to_cohort(args: argparse.Namespace) -> tuple[Cohort, int | None, str]:
     """Return what those options gave: the cohort, its top_n (None for all), and what such scores are called."""
     from wespeaker.eval.score_norm import load_cohort, score_kind
 
-    if args.cohort is None or args.cohort_utt2spk is None:
+    if args.cohort is None:
         raise InputError("give --cohort and --cohort_utt2spk, the embeddings and the speakers of the training set")
     kind = score_kind(args.method, args.top_n, cohort_name=Path(args.cohort).resolve().parent.name)
     cohort = load_cohort(args.cohort, args.cohort_utt2spk, mean_vec=args.mean_vec)

@@ -35,6 +35,8 @@ def main() -> None:
         calibration = load_calibration(args.model)
     else:
         cohort, top_n, kind = to_cohort(args)
+        if args.cohort_utt2spk is None and args.embeddings is None:
+            raise InputError("with a cohort of speakers' means, give --embeddings, xvector.scp of the set to train on")
         folder = Path(args.output_dir, "calibration")
         calibration = train_calibration(
             args.data_dir,

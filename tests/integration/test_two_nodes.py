@@ -18,6 +18,8 @@ from wespeaker.data.pack import write_shards
 
 PORTS = 10  # that run.sh may use after the one it is given
 
+FILES = ("mean_vec.npy", "spk_xvector.ark", "spk_xvector.scp", "xvector.ark", "xvector.scp")
+
 
 def free_port():
     """Return the first of some ports in a row that nobody listens at."""
@@ -91,7 +93,7 @@ def test_two_nodes_are_as_good_as_two_processes_on_one(two_nodes, data_dir, work
         assert (rows[0]["loss"], rows[0]["dev_eer"]) == (rows[1]["loss"], rows[1]["dev_eer"])
     nodes, one = (contents(workplace / name / "embeddings") for name in ("nodes", "one"))
     assert sorted(nodes) == [f"{name}/{file}" for name in ("vox1", "vox2_dev")
-                             for file in ("mean_vec.npy", "xvector.ark", "xvector.scp")]  # fmt: skip
+                             for file in FILES]  # fmt: skip
     assert nodes == one
 
 

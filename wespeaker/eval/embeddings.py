@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import kaldiio
@@ -14,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
 from wespeaker.errors import InputError, listing
-from wespeaker.files import open_plain, replacing
+from wespeaker.files import find_listed, open_plain, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +24,32 @@ PathLike = str | os.PathLike[str]
 
 BLOCK = 1024  # embeddings converted to float64 at a time: 2 MB at D = 256, the fastest of 512 … 32768 (cache)
 
+XVECTOR, SPEAKER_XVECTOR = "xvector", "spk_xvector"  # names of ark and scp: of utterances, of means of speakers
+
 MAX_DIM = 1 << 16  # numbers of an embedding; one that has more, which a damaged file may claim, is none
 
 # How a binary vector of floats or doubles begins in an ark; its dimension, a 4-byte integer, follows.
 _VECTOR_TYPES = {b"\0BFV \x04": "<f4", b"\0BDV \x04": "<f8"}
 
 
-def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]], *, expected: int) -> Path:
+def write_embeddings(
+    folder: Path,
+    embeddings: Iterable[tuple[str, np.ndarray]],
+    *,
+    expected: int,
+    utt2spk: Mapping[str, str] | None = None,
+) -> Path:
     """Write ``xvector.ark``, ``xvector.scp`` (sorted by key) and the mean ``mean_vec.npy``.
 
     The files take their names after the last embedding, so a failure leaves those of an earlier run as they were. The
-    scp comes last and that of an earlier run goes first: where there is one, it is of the ark and the mean beside it.
+    scp comes last and that of an earlier run goes first: where there is one, it is of the other files beside it.
 
     Args:
         folder: where to.
         embeddings: (key, (D,)) pairs.
         expected: how many there must be.
+        utt2spk: the speaker of each; where it is given, the means of the speakers' embeddings, which WeSpeaker's score
+            normalisation takes as its cohort, go to ``spk_xvector.ark`` and ``spk_xvector.scp``.
 
     Returns:
         The scp file.
@@ -47,29 +59,50 @@ def write_embeddings(folder: Path, embeddings: Iterable[tuple[str, np.ndarray]],
 
     """
     folder = folder.resolve()  # kaldiio takes a name that begins with | for a shell command, an absolute one does not
-    ark, scp = folder / "xvector.ark", folder / "xvector.scp"
     count, total = 0, np.zeros(1)
-    with replacing(scp) as new_scp, replacing(ark) as new_ark, replacing(folder / "mean_vec.npy") as new_mean:
-        with kaldiio.WriteHelper(f"ark,scp:{new_ark},{new_scp}") as writer:
-            for key, embedding in embeddings:
-                writer(key, embedding)
-                count, total = count + 1, total + embedding.astype(np.float64)
+    sums: dict[str, NDArray[np.float64]] = {}
+    num_utts: Counter[str] = Counter()
+    with _writing_vectors(folder / XVECTOR) as write, replacing(folder / "mean_vec.npy") as new_mean:
+        for key, embedding in embeddings:
+            write(key, embedding)
+            exact = embedding.astype(np.float64)
+            count, total = count + 1, total + exact
+            if utt2spk is not None:
+                spk = utt2spk[key]
+                sums[spk] = sums[spk] + exact if spk in sums else exact
+                num_utts[spk] += 1
         if count != expected:
             raise InputError(f"{expected} embeddings were expected in {folder}, {count} came")
-        entries = sorted(text.replace(str(new_ark), str(ark.resolve())) for _, text in read_lines(new_scp, "the scp"))
-        new_scp.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
         np.save(new_mean, (total / count).astype(np.float32))
-        scp.unlink(missing_ok=True)
+        for name in (XVECTOR, SPEAKER_XVECTOR):
+            (folder / name).with_suffix(".scp").unlink(missing_ok=True)
+        if utt2spk is not None:
+            with _writing_vectors(folder / SPEAKER_XVECTOR) as write_mean:
+                for spk, summed in sums.items():
+                    write_mean(spk, (summed / num_utts[spk]).astype(np.float32))
+    scp = folder / f"{XVECTOR}.scp"
     logger.info("%s: %d embeddings of %d dimensions", scp, count, len(total))
     return scp
+
+
+@contextmanager
+def _writing_vectors(stem: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Give what writes a vector to ``<stem>.ark``, which then appears, and last ``<stem>.scp``, sorted by key."""
+    ark, scp = stem.with_suffix(".ark"), stem.with_suffix(".scp")
+    with replacing(scp) as new_scp, replacing(ark) as new_ark:
+        with kaldiio.WriteHelper(f"ark,scp:{new_ark},{new_scp}") as writer:
+            yield writer
+        entries = sorted(text.replace(str(new_ark), str(ark)) for _, text in read_lines(new_scp, "the scp"))
+        new_scp.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
 
 
 def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
     """Read the vectors that a Kaldi ``xvector.scp`` points to.
 
-    Lines are ``utt file.ark:offset``, the vectors binary floats or doubles. Nothing of what is read is executed or
-    waited for: entries that are shell pipes are refused, and so are arks with Python pickles, both of which kaldiio
-    would run, and whatever is not a plain file.
+    Lines are ``utt file.ark:offset``, the vectors binary floats or doubles. An ark that is not where the scp says, as
+    both were moved, is taken from beside it. Nothing of what is read is executed or waited for: entries that are shell
+    pipes are refused, and so are arks with Python pickles, both of which kaldiio would run, and whatever is not a plain
+    file.
 
     Returns:
         The U utterances in the order of the file, and their embeddings, (U, D) float32.
@@ -81,11 +114,11 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
     entries = _read_scp(scp)
     embeddings = np.empty((0, 0), dtype=np.float32)
     ark: bytes | mmap.mmap = b""
-    ark_path = None
+    named = None
     for row, (utt, (path, offset, line)) in enumerate(entries.items()):
-        if path != ark_path:  # neighbours share an ark
+        if path != named:  # neighbours share an ark
             try:
-                ark, ark_path = _map_file(path), path
+                ark, named = _map_file(_find_ark(path, scp)), path
             except OSError as error:
                 raise InputError(f"{scp}:{line}: cannot read {path} ({error.strerror}); extract again") from None
             except InputError as error:
@@ -113,6 +146,15 @@ def load_embeddings(scp: PathLike) -> tuple[list[str], NDArray[np.float32]]:
         except ValueError:
             raise InputError(f"{scp}:{line}: the vector at {path}:{offset} is damaged: the file ends in it") from None
     return list(entries), embeddings
+
+
+def _find_ark(path: str, scp: PathLike) -> str:
+    """Return where an ark is that an scp names."""
+    path, beside = find_listed(path, scp), os.path.join(os.path.dirname(scp), os.path.basename(path))
+    if os.path.exists(path) or not os.path.isfile(beside):
+        return path
+    logger.info("%s names %s, which is not there; %s is taken", scp, path, beside)
+    return beside
 
 
 def _map_file(path: str) -> bytes | mmap.mmap:

@@ -124,8 +124,9 @@ def _extract(
     mine = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]
     embeddings = _embed(net, utterances, mine, rate=rate, num_workers=num_workers, desc=desc, ranks=ranks)
     parts = folder / "parts"
+    utt2spk = {utt.key: utt.spk for utt in utterances} if ranks.first else None
     if ranks.world_size == 1:
-        scp = write_embeddings(folder, embeddings, expected=len(utterances))
+        scp = write_embeddings(folder, embeddings, expected=len(utterances), utt2spk=utt2spk)
         shutil.rmtree(parts, ignore_errors=True)  # of several processes that were killed
         return scp
     try:
@@ -139,7 +140,7 @@ def _extract(
             keys = [utterances[index].key for batch in batches for index in batch]
             if odd := sorted(found.keys() ^ set(keys)):
                 raise InputError(f"the nodes have not embedded the same list: {listing(odd)}; give all the same files")
-            write_embeddings(folder, ((key, found.pop(key)) for key in keys), expected=len(keys))
+            write_embeddings(folder, ((key, found.pop(key)) for key in keys), expected=len(keys), utt2spk=utt2spk)
     finally:
         if ranks.first:
             shutil.rmtree(parts, ignore_errors=True)

@@ -14,6 +14,7 @@ from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import Trials, read_scores, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.embeddings import (
+    SPEAKER_XVECTOR,
     PathLike,
     centred_norms,
     check_mean_vec,
@@ -182,24 +183,30 @@ def quality(trials: Trials, statistics: CohortStatistics) -> NDArray[np.float64]
     )
 
 
-def load_cohort(scp: PathLike, utt2spk: PathLike, *, mean_vec: PathLike | None = None) -> Cohort:
+def load_cohort(scp: PathLike, utt2spk: PathLike | None = None, *, mean_vec: PathLike | None = None) -> Cohort:
     """Read embeddings, speakers and mean of a training set and make its cohort.
 
     Args:
         scp: embeddings, as in `load_embeddings`.
-        utt2spk: a file of ``utt spk`` lines.
+        utt2spk: a file of ``utt spk`` lines; None where the embeddings are means of speakers, whose file is called
+            ``spk_xvector.scp`` then: those of utterances would be taken for speakers without a sign.
         mean_vec: a file as in `load_mean_vec`; None subtracts nothing.
 
     Raises:
         InputError: whatever is wrong with a file, named.
     """
-    speakers = read_pairs(Path(utt2spk), "the speakers of the cohort")
+    if utt2spk is None and not Path(scp).name.startswith(SPEAKER_XVECTOR):
+        raise InputError(
+            f"the speakers of the utterances in {scp} are needed (--cohort_utt2spk); means of speakers need "
+            f"none, in a file called {SPEAKER_XVECTOR}.scp"
+        )
+    speakers = None if utt2spk is None else read_pairs(Path(utt2spk), "the speakers of the cohort")
     mean = None if mean_vec is None else load_mean_vec(mean_vec)
     utts, embeddings = load_embeddings(scp)
     try:
-        return make_cohort(utts, embeddings, speakers, mean_vec=mean)
+        return make_cohort(utts, embeddings, speakers or {spk: spk for spk in utts}, mean_vec=mean)
     except InputError as error:
-        raise InputError(f"{scp} with {utt2spk}: {error}") from None
+        raise InputError(f"{scp}{f' with {utt2spk}' if utt2spk else ''}: {error}") from None
 
 
 def score_kind(method: str, top_n: int, *, cohort_name: str) -> str:

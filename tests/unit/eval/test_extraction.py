@@ -39,6 +39,22 @@ def test_files_are_kaldis_sorted_and_complete(net, data_dir, tmp_path):
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["mean_vec.npy", "xvector.ark", "xvector.scp"]
 
 
+def test_means_of_speakers_are_those_of_wespeaker(tmp_path):
+    """Of the embeddings as they are, one vector for each speaker, in an ark of its own."""
+    rng = np.random.default_rng(0)
+    utt2spk = {f"utt{n:02d}": f"spk{n % 3}" for n in range(11)}
+    vectors = {utt: rng.standard_normal(5).astype(np.float32) for utt in utt2spk}
+    write_embeddings(tmp_path, list(vectors.items())[::-1], expected=11, utt2spk=utt2spk)
+    found = kaldiio.load_scp(str(tmp_path / "spk_xvector.scp"))
+    assert list(found) == ["spk0", "spk1", "spk2"]
+    for spk, mean in found.items():
+        assert mean.dtype == np.float32
+        of_spk = [vector for utt, vector in vectors.items() if utt2spk[utt] == spk]
+        np.testing.assert_allclose(mean, np.mean(of_spk, axis=0, dtype=np.float64), rtol=1e-6)
+    write_embeddings(tmp_path, vectors.items(), expected=11)  # those of other embeddings do not stay
+    assert not (tmp_path / "spk_xvector.scp").exists()
+
+
 def test_extraction_is_deterministic_and_of_whole_utterances(net, data_dir):
     """WeSpeaker embeds the training set from one random crop, unseeded."""
     utterances = read_manifest(data_dir / "vox1")

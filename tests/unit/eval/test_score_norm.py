@@ -228,6 +228,19 @@ def test_files_have_the_eight_columns_of_wespeaker(files: Path) -> None:
     assert [path.read_bytes() for path in _normalise_files(files, "all.kaldi.score", "part.kaldi.score")] == before
 
 
+def test_a_cohort_of_speakers_means_is_that_of_their_utterances(files: Path) -> None:
+    """``spk_xvector.scp``, WeSpeaker's cohort, has float32 means."""
+    means = {spk: np.mean([TRAIN_EMBEDDINGS[i] for i, of in enumerate(TRAIN.values()) if of == spk], axis=0)
+             for spk in sorted(set(TRAIN.values()))}  # fmt: skip
+    scp = files / "vox2_dev" / "spk_xvector.scp"
+    kaldiio.save_ark(str(scp.with_suffix(".ark")), means, scp=str(scp))
+    cohort = load_cohort(scp, mean_vec=files / "mean_vec.npy")
+    assert cohort.spks == _cohort().spks
+    np.testing.assert_allclose(cohort.directions, _cohort().directions, atol=1e-6)
+    with pytest.raises(InputError, match=r"xvector\.scp are needed \(--cohort_utt2spk\); means .*called spk_xvector"):
+        load_cohort(files / "vox2_dev" / "xvector.scp")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import tracemalloc
@@ -152,6 +153,28 @@ def test_embeddings_spread_over_several_arks_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(embeddings, _embeddings()[[UTTS.index(utt) for utt in utts]])
 
 
+def test_arks_that_moved_with_their_scp_are_found_beside_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The paths in an scp of WeSpeaker's are absolute, of the machine that extracted."""
+    caplog.set_level(logging.INFO)
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    for part in range(2):
+        vectors = dict(zip(UTTS[part::2], _embeddings()[part::2], strict=True))
+        kaldiio.save_ark(str(there / f"xvector_{part:03d}.ark"), vectors, scp=str(there / f"{part}.scp"))
+    (there / "xvector.scp").write_text("".join((there / f"{part}.scp").read_text() for part in range(2)))
+    load_embeddings(there / "xvector.scp")
+    assert not caplog.records
+    there.rename(here)
+    utts, embeddings = load_embeddings(here / "xvector.scp")
+    np.testing.assert_array_equal(embeddings, _embeddings()[[UTTS.index(utt) for utt in utts]])
+    assert [record.message.split(";")[1] for record in caplog.records] == [
+        f" {here}/xvector_{part:03d}.ark is taken" for part in range(2)
+    ]
+    (here / "xvector_001.ark").unlink()
+    with pytest.raises(InputError, match=r"xvector\.scp:\d+: cannot read .*/there/xvector_001\.ark"):
+        load_embeddings(here / "xvector.scp")
+
+
 @pytest.mark.parametrize("entry", ["touch {ran} |", "| touch {ran}", "touch {ran}|  "])
 def test_shell_pipes_are_refused_and_not_run(tmp_path: Path, entry: str) -> None:
     scp, ran = tmp_path / "xvector.scp", tmp_path / "ran"
@@ -189,7 +212,8 @@ def test_pickles_are_refused_and_not_run(tmp_path: Path) -> None:
         (lambda text: text + text, "x.scp:3: a was already given at .*x.scp:1"),
         (lambda text: text.replace("x.ark", "gone.ark"), "x.scp:1: cannot read .*gone.ark"),
         (lambda text: text.replace(":2", ":3"), "x.scp:1: there is no binary Kaldi vector"),
-        (lambda text: text + "c x.ark:999999\n", "x.scp:3: cannot read x.ark"),
+        (lambda text: text + "c gone.ark:2\n", "x.scp:3: cannot read gone.ark"),
+        (lambda text: text + "c x.ark:999999\n", "x.scp:3: there is no binary Kaldi vector at .*x.ark:999999"),
     ],
 )
 def test_other_lists_of_embeddings_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
