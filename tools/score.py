@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from _cli import Parser, add_evaluation, print_evaluation, run, to_evaluation
 
+from wespeaker.data.trials import are_labelled
 from wespeaker.errors import InputError
-from wespeaker.eval.scoring import evaluate_embeddings, evaluate_scores
+from wespeaker.eval.scoring import evaluate_embeddings, evaluate_scores, score_unlabelled
 
 
 def main() -> None:
@@ -18,7 +19,10 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--embeddings", metavar="SCP", help="xvector.scp of the utterances in the trial lists")
     parser.add_argument(
-        "--trials", nargs="+", metavar="LIST", help="'utt1 utt2 target|nontarget' or '1|0 utt1 utt2' files"
+        "--trials",
+        nargs="+",
+        metavar="LIST",
+        help="'utt1 utt2 target|nontarget' or '1|0 utt1 utt2' files; of 'utt1 utt2' files the scores are written alone",
     )
     parser.add_argument("--mean_vec", metavar="NPY", help="mean of the training embeddings, subtracted first")
     parser.add_argument(
@@ -44,6 +48,12 @@ def main() -> None:
     else:
         if not args.trials or args.output_dir is None:
             raise InputError("--embeddings needs --trials, the lists to score, and --output_dir, where to write")
+        if not are_labelled(args.trials):
+            for path in score_unlabelled(
+                args.embeddings, args.trials, output_dir=args.output_dir, mean_vec=args.mean_vec
+            ):
+                print(f"scores, without error rates, as the list has no labels: {path}")
+            return
         evaluation = evaluate_embeddings(args.embeddings, args.trials, mean_vec=args.mean_vec, **asked)
     print_evaluation(evaluation)
 

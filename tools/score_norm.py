@@ -6,6 +6,7 @@ of one core (bench/bench_score_norm.py), less than dealing them out.
 
 from _cli import Parser, add_cohort, add_evaluation, print_evaluation, run, to_cohort, to_evaluation
 
+from wespeaker.data.trials import are_labelled
 from wespeaker.eval.score_norm import normalise_files
 from wespeaker.eval.scoring import evaluate_scores
 
@@ -22,10 +23,14 @@ def main() -> None:
     add_evaluation(parser)
     args = parser.parse_args()
 
+    has_labels = are_labelled(args.scores, scores=True)
     cohort, top_n, kind = to_cohort(args)
     written = normalise_files(
         args.scores, scp=args.embeddings, cohort=cohort, top_n=top_n, output_dir=args.output_dir, kind=kind
     )
+    if not has_labels:
+        print("\n".join(f"scores, without error rates, as there are no labels: {path}" for path in written))
+        return
     print_evaluation(evaluate_scores(written, output_dir=args.output_dir, prefix=f"{kind}_", **to_evaluation(args)))
 
 

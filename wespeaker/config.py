@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
 
 import yaml
 from pydantic import (
@@ -114,12 +114,16 @@ class ModelArgs(Section):
     embed_dim: PositiveInt = 256
     pooling_func: PoolingFunc = "TSTP"  # over time: mean, deviation, both; ASTP: both, weighted by an attention
 
+    ours: ClassVar[tuple[str, ...]] = ()  # keys that WeSpeaker's model of the same name does not take
+
 
 class ResNetArgs(ModelArgs):
     """Options of the ResNets."""
 
     two_emb_layer: bool = False
     m_channels: PositiveInt = 32  # channels of the first stage; the others have 2, 4, 8 times as many
+
+    ours = ("m_channels",)
 
 
 class ECAPAArgs(ModelArgs):
@@ -137,6 +141,8 @@ class ECAPAWidthArgs(ECAPAArgs):
     out_channels: PositiveInt = 1536  # of the aggregation of all blocks, which is pooled
     global_context_att: bool = False  # the attention sees the statistics of the utterance too; GLOB in the other names
 
+    ours = ("out_channels",)
+
 
 class CAMPPlusArgs(ModelArgs):
     """Options of CAMPPlus."""
@@ -146,6 +152,8 @@ class CAMPPlusArgs(ModelArgs):
     bn_size: PositiveInt = 4  # channels of a layer's bottleneck, in multiples of growth_rate
     init_channels: PositiveInt = 128  # before the first dense block
     m_channels: PositiveInt = 32  # of the convolutions on the time-frequency plane
+
+    ours = ("m_channels",)
 
 
 class XVECArgs(ModelArgs):
@@ -333,8 +341,12 @@ class TrainConfig(Section):
         return checks.doubts(self, device=device)
 
     def dump(self) -> str:
-        """Return the resolved config, defaults included, as YAML."""
+        """Return the resolved config as YAML, defaults included but for those of `tacit`."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+    def tacit(self) -> dict[str, Any]:
+        """Return keys, dotted, that `dump` leaves out while they have their defaults, with these."""
+        return {}
 
 
 class Config(TrainConfig):
@@ -356,6 +368,20 @@ class Config(TrainConfig):
             return ModelArgs()  # its own error is enough
         given = args.model_dump(exclude_unset=True) if isinstance(args, ModelArgs) else args
         return _typed(given, MODEL_ARGS[info.data["model"]])
+
+    def dump(self) -> str:
+        """Return the resolved config as YAML, for WeSpeaker too: see `tacit`."""
+        values = self.model_dump()
+        tacit = self.tacit()
+        values["model_args"] = {
+            name: value for name, value in values["model_args"].items() if tacit.get(f"model_args.{name}") != value
+        }
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    def tacit(self) -> dict[str, Any]:
+        """Return what WeSpeaker's model takes no argument for: its tools pass it all ``model_args`` of config.yaml."""
+        fields = type(self.model_args).model_fields
+        return {f"model_args.{name}": fields[name].default for name in self.model_args.ours}
 
     def _problems(self) -> list[str]:
         return checks.speaker_problems(self) + super()._problems()

@@ -100,7 +100,11 @@ def test_from_cosines_to_log_likelihood_ratios(exp: Path, tool: Tool) -> None:
     ("name", "arguments", "message"),
     [
         ("score_norm", ["--top_n", "13"], "the cohort has 12 speakers, which is fewer than top_n = 13"),
-        ("score_norm", ["--scores", "no.score"], "no.score does not exist; score the trials first (stage 5)"),
+        (
+            "score_norm",
+            ["--scores", "no.score"],
+            "no.score does not exist; stage 1 makes the trial lists",
+        ),
         ("score_norm", ["--method", "znorm"], "invalid choice: 'znorm'"),
         ("calibrate", [], "give either --data_dir, a set to train a calibration on, or --model, a ready one"),
         ("calibrate", ["--data_dir", "."], "give --cohort and --cohort_utt2spk"),

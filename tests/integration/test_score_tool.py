@@ -166,3 +166,20 @@ def test_repeated_trials_are_counted_and_reported(exp: Path, tool: Tool) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "5 of 501 trials repeat an earlier one; each is counted" in done.stderr
+
+
+def test_a_list_without_labels_is_scored_and_nothing_else(exp: Path, tool: Tool) -> None:
+    root, scores = exp.parent, exp / "scores"
+    labelled = [line.split() for line in (root / "all.kaldi").read_text().splitlines()]
+    (root / "blind.txt").write_text("".join(f"{a} {b}\n" for a, b, _ in labelled))
+    options = ("--embeddings", exp / "embeddings/vox1/xvector.scp", "--mean_vec", root / "mean_vec.npy")
+    done = tool("score", *options, "--trials", root / "blind.txt", "--output_dir", scores)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"scores, without error rates, as the list has no labels: {scores / 'blind.txt.score'}\n"
+    assert _files(scores) == {"blind.txt.score"}
+    assert tool("score", *options, "--trials", root / "all.kaldi", "--output_dir", scores).returncode == 0
+    expected = [line.split()[:3] for line in (scores / "all.kaldi.score").read_text().splitlines()]
+    assert [line.split() for line in (scores / "blind.txt.score").read_text().splitlines()] == expected
+    mixed = tool("score", *options, "--trials", root / "all.kaldi", root / "blind.txt", "--output_dir", scores)
+    assert mixed.returncode == 1
+    assert f"some lists have no labels: {root / 'blind.txt'}; give them in a call of their own" in mixed.stderr

@@ -35,7 +35,15 @@ from wespeaker.data.faces.templates import read_templates
 from wespeaker.data.manifest import read_manifest, read_raw_list, write_manifest, write_raw_list
 from wespeaker.data.measure import measure
 from wespeaker.data.shards import ShardIndex, load_index, read_shard_list, save_index, scan_shard
-from wespeaker.data.trials import Trials, read_normalised_scores, read_scores, read_trials, write_scores
+from wespeaker.data.trials import (
+    Trials,
+    read_any_scores,
+    read_normalised_scores,
+    read_scores,
+    read_trials,
+    read_unlabelled_trials,
+    write_scores,
+)
 from wespeaker.data.utterances import merge_tables
 from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
@@ -256,6 +264,8 @@ FAMILIES = [
     Family("LMDB bank", "bank/data.mdb", build_bank, read_lmdb_bank),
     text_family("Kaldi's trials", "a/1 a/2 target\na/1 b/1 nontarget\nb/1 a/2 nontarget\n", read_trials),
     text_family("VoxCeleb's trials", "1 a/1 a/2\n0 a/1 b/1\n0 b/1 a/2\n", read_trials),
+    text_family("trials without labels", "a/1 a/2\na/1 b/1\nb/1 a/2\n", read_unlabelled_trials),
+    text_family("scores without labels", "a/1 a/2 0.512\na/1 b/1 -0.1\n", read_any_scores),
     text_family("scores", "a/1 a/2 0.512 target\na/1 b/1 -0.1 nontarget\n", read_scores),
     text_family(
         "normalised scores", "a b 0.5 target 3.5 4.5 .1 .2\na c 1 nontarget 3 4 0 .1\n", read_normalised_scores

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wespeaker.errors import InputError
+from wespeaker.errors import InputError, listing
 from wespeaker.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,21 @@ class Trials:
 
 
 @dataclass(frozen=True)
+class UnlabelledTrials:
+    """N pairs of utterances of which nobody says whether they are of one speaker; as in `Trials` otherwise."""
+
+    utts: Sequence[str]  # (U,)
+    enroll: NDArray[np.int32]  # (N,)
+    test: NDArray[np.int32]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.enroll)
+
+
+AnyTrials = Trials | UnlabelledTrials
+
+
+@dataclass(frozen=True)
 class _Layout:
     """Where the columns of a line are."""
 
@@ -48,12 +63,12 @@ class _Layout:
     width: int
     enroll: int
     test: int
-    label: int
+    label: int | None
     is_target: Mapping[str, bool]
     numbers: tuple[int, ...] = ()
 
     def fits(self, fields: list[str]) -> bool:
-        return len(fields) == self.width and fields[self.label] in self.is_target
+        return len(fields) == self.width and (self.label is None or fields[self.label] in self.is_target)
 
 
 _WORDS = {"target": True, "nontarget": False}
@@ -66,6 +81,8 @@ _SCORES = (
     # Score normalisation adds four columns; the first four mean the same.
     _Layout("utt1 utt2 score target|nontarget and four numbers", 8, 0, 1, 3, _WORDS, numbers=(2,)),
 )
+_UNLABELLED = _Layout("utt1 utt2", 2, 0, 1, None, {})
+_UNLABELLED_SCORES = _Layout("utt1 utt2 score", 3, 0, 1, None, {}, numbers=(2,))
 _NORMALISED = (
     _Layout(
         "utt1 utt2 score target|nontarget norm1 norm2 cohort_mean1 cohort_mean2",
@@ -85,7 +102,31 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
         InputError: with ``file:line`` for a line of another format; for a list that is empty, is not UTF-8 text,
             or gives one pair both labels.
     """
-    return _read(path, _TRIALS)[0]
+    return _read_labelled(path, _TRIALS)[0]
+
+
+def read_unlabelled_trials(path: str | os.PathLike[str]) -> UnlabelledTrials:
+    """Read a list of ``utt1 utt2`` lines, of which there are scores but no error rates.
+
+    Raises:
+        InputError: as `read_trials` does.
+    """
+    trials, _ = _read(path, [_UNLABELLED])
+    assert isinstance(trials, UnlabelledTrials)
+    return trials
+
+
+def are_labelled(paths: Sequence[str | os.PathLike[str]], *, scores: bool = False) -> bool:
+    """Whether trial lists, or score files, have labels; each is judged by its first line.
+
+    Raises:
+        InputError: some have and some have not, which no table can show together; one is missing or is no text.
+    """
+    unlabelled = _UNLABELLED_SCORES if scores else _UNLABELLED
+    without = [path for path in paths if unlabelled.fits(next(_lines(path), (0, []))[1])]
+    if without and len(without) < len(paths):
+        raise InputError(f"some lists have no labels: {listing(without)}; give them in a call of their own")
+    return not without
 
 
 def read_scores(path: str | os.PathLike[str]) -> tuple[Trials, NDArray[np.float64]]:
@@ -97,7 +138,13 @@ def read_scores(path: str | os.PathLike[str]) -> tuple[Trials, NDArray[np.float6
     Raises:
         InputError: as `read_trials` does, and with ``file:line`` for a score that is not a finite number.
     """
-    trials, scores = _read(path, _SCORES)
+    trials, scores = _read_labelled(path, _SCORES)
+    return trials, scores[:, 0]
+
+
+def read_any_scores(path: str | os.PathLike[str]) -> tuple[AnyTrials, NDArray[np.float64]]:
+    """Read a score file as `read_scores` does, or one without labels: ``utt1 utt2 score``."""
+    trials, scores = _read(path, (*_SCORES, _UNLABELLED_SCORES))
     return trials, scores[:, 0]
 
 
@@ -110,7 +157,7 @@ def read_normalised_scores(path: str | os.PathLike[str]) -> tuple[Trials, NDArra
     Raises:
         InputError: as `read_scores` does, also for a file of four columns.
     """
-    trials, numbers = _read(path, _NORMALISED)
+    trials, numbers = _read_labelled(path, _NORMALISED)
     return trials, numbers[:, 0], numbers[:, 1:]
 
 
@@ -123,9 +170,9 @@ def write_kaldi_trials(path: str | os.PathLike[str], trials: Trials) -> None:
 
 
 def write_scores(
-    path: str | os.PathLike[str], trials: Trials, scores: ArrayLike, *, quality: ArrayLike | None = None
+    path: str | os.PathLike[str], trials: AnyTrials, scores: ArrayLike, *, quality: ArrayLike | None = None
 ) -> None:
-    """Write ``utt1 utt2 score target|nontarget`` lines; the file appears whole or not at all.
+    """Write ``utt1 utt2 score target|nontarget`` lines, without the label where there is none, whole or not at all.
 
     Numbers are written with the digits that give back the same float64. WeSpeaker's ``%.5f`` ties 82 % of the
     scores of a list of VoxCeleb1-H's size with another one, which moves every threshold.
@@ -143,15 +190,25 @@ def write_scores(
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for start in range(0, len(trials), _BLOCK):
             block = slice(start, start + _BLOCK)
-            columns = [column[block].tolist() for column in (trials.enroll, trials.test, scores, trials.is_target)]
+            columns = [column[block].tolist() for column in (trials.enroll, trials.test, scores)]
             ends = [""] * len(columns[0])
+            if isinstance(trials, Trials):
+                ends = [f" {LABELS[label]}" for label in trials.is_target[block].tolist()]
             if quality is not None:
-                ends = [f" {a!r} {b!r} {c!r} {d!r}" for a, b, c, d in quality[block].tolist()]
+                numbers = quality[block].tolist()
+                ends = [f"{end} {a!r} {b!r} {c!r} {d!r}" for end, (a, b, c, d) in zip(ends, numbers, strict=True)]
             rows = zip(*columns, ends, strict=True)
-            file.write("".join([f"{utts[e]} {utts[t]} {s!r} {LABELS[label]}{end}\n" for e, t, s, label, end in rows]))
+            file.write("".join([f"{utts[e]} {utts[t]} {s!r}{end}\n" for e, t, s, end in rows]))
 
 
-def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Trials, NDArray[np.float64]]:
+def _read_labelled(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Trials, NDArray[np.float64]]:
+    """Read lines of layouts that all have labels."""
+    trials, numbers = _read(path, layouts)
+    assert isinstance(trials, Trials)
+    return trials, numbers
+
+
+def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[AnyTrials, NDArray[np.float64]]:
     """Read lines of the first of ``layouts`` that fits the first line; return the trials and its numbers, (N, K)."""
     lines = _lines(path)
     first = next(lines, None)
@@ -165,7 +222,9 @@ def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Tri
     enroll, test, numbers, labels = array("i"), array("i"), array("d"), bytearray()
     for number, fields in chain([first], lines):
         # What layout.fits says, spelt out: a tenth of the time of reading a list of half a million trials.
-        is_target = layout.is_target.get(fields[layout.label]) if len(fields) == layout.width else None
+        is_target = None
+        if len(fields) == layout.width:
+            is_target = False if layout.label is None else layout.is_target.get(fields[layout.label])
         if is_target is None:
             expected = f"{_texts([layout])} as in the lines before"
             raise InputError(f"{path}:{number}: expected {expected}, found {_shortened(fields)}")
@@ -181,7 +240,8 @@ def _read(path: str | os.PathLike[str], layouts: Sequence[_Layout]) -> tuple[Tri
         is_target=np.frombuffer(bytes(labels), dtype=np.bool_),
     )
     _check_repeats(trials, path)
-    return trials, np.array(numbers, dtype=np.float64).reshape(len(trials), len(layout.numbers))
+    values = np.array(numbers, dtype=np.float64).reshape(len(trials), len(layout.numbers))
+    return UnlabelledTrials(trials.utts, trials.enroll, trials.test) if layout.label is None else trials, values
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_pairs
-from wespeaker.data.trials import Trials, read_scores, write_scores
+from wespeaker.data.trials import AnyTrials, Trials, read_any_scores, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.embeddings import (
     SPEAKER_XVECTOR,
@@ -152,7 +152,7 @@ def cohort_statistics(
     return CohortStatistics(norms, means, np.maximum(stds, STD_FLOOR))
 
 
-def normalise(scores: ArrayLike, trials: Trials, statistics: CohortStatistics) -> NDArray[np.float64]:
+def normalise(scores: ArrayLike, trials: AnyTrials, statistics: CohortStatistics) -> NDArray[np.float64]:
     """Return ``[(s - mean_e) / std_e + (s - mean_t) / std_t] / 2`` of each trial.
 
     Source: Matějka et al., "Analysis of Score Normalization in Multilingual Speaker Recognition", Interspeech 2017
@@ -171,7 +171,7 @@ def normalise(scores: ArrayLike, trials: Trials, statistics: CohortStatistics) -
     return 0.5 * (sides[0] + sides[1])
 
 
-def quality(trials: Trials, statistics: CohortStatistics) -> NDArray[np.float64]:
+def quality(trials: AnyTrials, statistics: CohortStatistics) -> NDArray[np.float64]:
     """Return norms of the two embeddings and their cohort means, (N, 4): the last columns of a normalised score file.
 
     Args:
@@ -225,10 +225,11 @@ def normalise_files(
 ) -> list[Path]:
     """Normalise ready score files and write ``<kind>_<name of the file>`` for each, in WeSpeaker's eight columns.
 
+    A file without labels has three columns, and so has what is written of it, as nothing reads the others without.
     Nothing is written before everything has been computed; files there are replaced, each whole.
 
     Args:
-        score_files: files as in `read_scores`, cosines after subtraction of the mean.
+        score_files: files as in `read_any_scores`, cosines after subtraction of the mean.
         scp: embeddings of their utterances, as in `load_embeddings`.
         cohort: of the same model.
         top_n: as in `cohort_statistics`.
@@ -248,7 +249,7 @@ def normalise_files(
     missing = [path for path in score_files if not Path(path).is_file()]
     if missing:
         raise InputError(f"{missing[0]} does not exist; score the trials first (stage 5)")
-    lists = [read_scores(path) for path in score_files]
+    lists = [read_any_scores(path) for path in score_files]
     wanted = list(dict.fromkeys(chain.from_iterable(trials.utts for trials, _ in lists)))
     utts, embeddings = load_embeddings(scp)
     try:
@@ -258,7 +259,8 @@ def normalise_files(
     results = []
     for trials, scores in lists:
         of_list = statistics[find_rows(trials.utts, wanted)]
-        results.append((trials, normalise(scores, trials, of_list), quality(trials, of_list)))
+        sides = quality(trials, of_list) if isinstance(trials, Trials) else None
+        results.append((trials, normalise(scores, trials, of_list), sides))
     written = [Path(output_dir, f"{kind}_{name}") for name in names]
     for path, (trials, normalised, sides) in zip(written, results, strict=True):
         write_scores(path, trials, normalised, quality=sides)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_pairs
-from wespeaker.data.trials import Trials, read_scores, read_trials, write_scores
+from wespeaker.data.trials import AnyTrials, read_scores, read_trials, read_unlabelled_trials, write_scores
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.det import plot_det
 from wespeaker.eval.embeddings import (
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def cosine_scores(
-    trials: Trials, utts: Sequence[str], embeddings: ArrayLike, *, mean_vec: ArrayLike | None = None
+    trials: AnyTrials, utts: Sequence[str], embeddings: ArrayLike, *, mean_vec: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Return ``cos(e - mean, t - mean)`` of each trial, in [-1, 1].
 
@@ -145,6 +145,37 @@ def evaluate_embeddings(
     results = collect_results(found, how, note=note, output_dir=output_dir)
     table = results_table(results)
     return write_evaluation(results, found, table=table, asked=asked, output_dir=output_dir, thresholds=thresholds)
+
+
+def score_unlabelled(
+    scp: PathLike, trial_lists: Sequence[PathLike], *, output_dir: PathLike, mean_vec: PathLike | None = None
+) -> list[Path]:
+    """Score trial lists without labels by cosine and write ``utt1 utt2 score`` files, as of a blind evaluation.
+
+    Args:
+        scp: embeddings, as in `load_embeddings`.
+        trial_lists: files as in `read_unlabelled_trials`.
+        output_dir: where to write ``<file name of the list>.score``, after everything has been computed.
+        mean_vec: a file as in `load_mean_vec`; None subtracts nothing.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: whatever is wrong with a file, named.
+    """
+    _names(trial_lists)
+    lists = [read_unlabelled_trials(path) for path in trial_lists]
+    mean = None if mean_vec is None else load_mean_vec(mean_vec)
+    utts, embeddings = load_embeddings(scp)
+    try:
+        scores = [cosine_scores(trials, utts, embeddings, mean_vec=mean) for trials in lists]
+    except InputError as error:
+        raise InputError(f"{scp}: {error}") from None
+    written = [Path(output_dir, Path(path).name + ".score") for path in trial_lists]
+    for path, trials, values in zip(written, lists, scores, strict=True):
+        write_scores(path, trials, values)
+    return written
 
 
 def evaluate_scores(

@@ -49,7 +49,7 @@ def check_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> N
     """
     if not (folder / CONFIG).exists():
         return
-    before, now = flatten(_mapping(folder / CONFIG, parse_yaml)), flatten(config.model_dump())
+    before, now = config.tacit() | flatten(_mapping(folder / CONFIG, parse_yaml)), flatten(config.model_dump())
     step_size = _mapping(folder / ENVIRONMENT, parse_json).get("examples_per_step")
     if not isinstance(step_size, int) or step_size < 1:
         raise InputError(

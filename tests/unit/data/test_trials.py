@@ -11,9 +11,13 @@ import pytest
 
 from wespeaker.data.trials import (
     Trials,
+    UnlabelledTrials,
+    are_labelled,
+    read_any_scores,
     read_normalised_scores,
     read_scores,
     read_trials,
+    read_unlabelled_trials,
     write_kaldi_trials,
     write_scores,
 )
@@ -166,3 +170,34 @@ def test_the_published_list_has_its_published_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(speakers[trials.enroll] == speakers[trials.test], trials.is_target)
     write_kaldi_trials(tmp_path / "veri_test2.kaldi", trials)
     assert _pairs(read_trials(tmp_path / "veri_test2.kaldi")) == _pairs(trials)
+
+
+def test_lists_and_scores_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trials = read_unlabelled_trials(_write(tmp_path / "list", "a b\nc\ta\n\na b\n"))
+    assert [(trials.utts[e], trials.utts[t]) for e, t in zip(trials.enroll, trials.test, strict=True)] == [
+        *(("a", "b"), ("c", "a"), ("a", "b"))
+    ]
+    assert "1 of 3 trials repeat an earlier one" in caplog.text
+    write_scores(tmp_path / "list.score", trials, [0.1, -2.0, 1 / 3])
+    assert (tmp_path / "list.score").read_text() == f"a b 0.1\nc a -2.0\na b {1 / 3!r}\n"
+    found, scores = read_any_scores(tmp_path / "list.score")
+    assert isinstance(found, UnlabelledTrials)
+    assert scores.tolist() == [0.1, -2.0, 1 / 3]
+    with pytest.raises(InputError, match=r"list\.score:1: expected 'utt1 utt2 score target\|nontarget' or"):
+        read_scores(tmp_path / "list.score")
+    with pytest.raises(InputError, match=r"list:1: expected 'utt1 utt2 target\|nontarget' or .*, found 'a b'"):
+        read_trials(tmp_path / "list")
+    _write(tmp_path / "mixed", "a b\na c target\n")
+    with pytest.raises(InputError, match=r"mixed:2: expected 'utt1 utt2' as in the lines before, found 'a c target'"):
+        read_unlabelled_trials(tmp_path / "mixed")
+
+
+def test_whether_lists_have_labels(tmp_path: Path) -> None:
+    blind, labelled = _write(tmp_path / "blind", "a b\n"), _write(tmp_path / "labelled", "1 a b\n")
+    blind_scores, scores = _write(tmp_path / "b.score", "a b 1\n"), _write(tmp_path / "s.score", "a b 1 target\n")
+    assert are_labelled([labelled])
+    assert not are_labelled([blind, blind])
+    assert are_labelled([scores], scores=True)
+    assert not are_labelled([blind_scores], scores=True)
+    with pytest.raises(InputError, match=r"some lists have no labels: .*blind; give them in a call of their own"):
+        are_labelled([labelled, blind])

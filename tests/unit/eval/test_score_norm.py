@@ -244,7 +244,10 @@ def test_a_cohort_of_speakers_means_is_that_of_their_utterances(files: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{UTTS[0]} {UTTS[1]} 0.5\n", r"bad.score:1: expected 'utt1 utt2 score target\|nontarget' or .*, found 'id0"),
+        (
+            f"{UTTS[0]} {UTTS[1]} 0.5 maybe\n",
+            r"bad.score:1: expected 'utt1 utt2 score target\|nontarget' or .*, found",
+        ),
         (f"{UTTS[0]} new 0.5 target\n", r"xvector.scp: 1 of 51 utterances in the trials have no embedding: new"),
         (f"{UTTS[0]} {UTTS[1]} nan target\n", "bad.score:1: the score must be a finite number"),
     ],
@@ -254,6 +257,14 @@ def test_a_bad_file_stops_all_before_anything_is_written(files: Path, text: str,
     with pytest.raises(InputError, match=message):
         _normalise_files(files, "all.kaldi.score", "bad.score")
     assert not (files / "scores").exists()
+
+
+def test_scores_without_labels_are_normalised_to_the_same(files: Path) -> None:
+    lines = [line.split() for line in (files / "all.kaldi.score").read_text().splitlines()]
+    (files / "blind.score").write_text("".join(f"{a} {b} {score}\n" for a, b, score, _ in lines))
+    labelled, blind = _normalise_files(files, "all.kaldi.score", "blind.score")
+    expected = [line.split()[:3] for line in labelled.read_text().splitlines()]
+    assert [line.split() for line in blind.read_text().splitlines()] == expected
 
 
 def test_two_files_of_one_name_are_refused(files: Path) -> None:
