@@ -3,8 +3,10 @@ import multiprocessing
 import re
 
 import pytest
+from conftest import ROOT
 from toy_task import toy_config, train_toy
 
+from wespeaker.config import load_config
 from wespeaker.errors import InputError
 from wespeaker.lock import locked
 from wespeaker.train.runlog import MetricsFile, check_run_folder, write_run_folder
@@ -62,6 +64,22 @@ def test_all_differences_are_told_by_the_path_of_their_keys(run_folder):
     assert re.search(r"projection_args\.alpha was [\d.]+, now not there", told)
     assert "projection_args.easy_margin was not there, now false" in told
     assert told.endswith("; give another --exp_dir, or remove the folder")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_key_that_wespeaker_lacks_may_be_written_or_not_while_it_has_its_default(tmp_path, written):
+    config = load_config(ROOT / "conf" / "resnet34_qmargin.yaml")
+    write_run_folder(tmp_path, config, world_size=1)
+    path = tmp_path / "config.yaml"
+    assert "m_channels" not in path.read_text()
+    if written:  # as by versions that wrote all keys
+        path.write_text(path.read_text().replace("model_args:\n", "model_args:\n  m_channels: 32\n"))
+    check_run_folder(tmp_path, config, world_size=1)
+    other = load_config(ROOT / "conf" / "resnet34_qmargin.yaml", ["model_args.m_channels=16"])
+    with pytest.raises(InputError, match=r"model_args\.m_channels was 32, now 16;"):
+        check_run_folder(tmp_path, other, world_size=1)
+    write_run_folder(tmp_path, other, world_size=1)
+    assert load_config(path) == other
 
 
 @pytest.mark.parametrize(
