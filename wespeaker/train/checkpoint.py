@@ -119,8 +119,9 @@ def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
 
 def _whole(count: object) -> object:
     """Return a counter as the integer that it was before WeSpeaker's average divided it; anything else as it is."""
-    fraction = isinstance(count, torch.Tensor) and count.is_floating_point() and count.ndim == 0
-    return count.round().long() if fraction and count.isfinite() else count
+    if isinstance(count, torch.Tensor) and count.is_floating_point() and count.ndim == 0 and count.isfinite():
+        return count.round().long()
+    return count
 
 
 def _fits(given: object, own: torch.Tensor) -> bool:
