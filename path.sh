@@ -9,18 +9,31 @@ wespeaker_root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 wespeaker_venv=$wespeaker_root/.venv
 read -r -a wespeaker_requirements <<< "$wespeaker_root/requirements.txt ${WESPEAKER_REQUIREMENTS:-}"
 
-# Print each requirement that the Python on the PATH does not meet; fail if there is one.
-wespeaker_missing() {
-  python - "$@" <<'EOF'
+# Print each requirement of files of pip, or of extras of pyproject.toml such as [export], that the Python on the PATH
+# does not meet; fail if there is one.
+wespeaker_missing() { # FILE-OR-[EXTRA]...
+  python - "$wespeaker_root/pyproject.toml" "$@" <<'EOF'
 import sys
 from importlib.metadata import PackageNotFoundError, version
 try:
     from packaging.requirements import Requirement
 except ImportError:
     from pip._vendor.packaging.requirements import Requirement
+def lines_of(source):
+    if not source.startswith("["):
+        return open(source, encoding="utf-8")
+    try:
+        import tomllib
+    except ImportError:
+        from pip._vendor import tomli as tomllib
+    extras = tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"]
+    try:
+        return extras[source.strip("[]")]
+    except KeyError:
+        sys.exit("path.sh: error: pyproject.toml has no extra " + source + "; it has " + ", ".join(extras))
 missing = [] if sys.version_info >= (3, 10) else ["python>=3.10"]
-for path in sys.argv[1:]:
-    for line in open(path, encoding="utf-8"):
+for source in sys.argv[2:]:
+    for line in lines_of(source):
         text = line.split("#")[0].strip()
         if text:
             requirement = Requirement(text)
@@ -51,6 +64,25 @@ wespeaker_alone() {
   ! command -v flock > /dev/null || flock 9
   "$@"
 } 9> "$wespeaker_root/.environment.lock"
+
+# Install what an extra of pyproject.toml asks for into the environment in use, as far as it is not there.
+wespeaker_extra() { # EXTRA
+  local missing
+  ! missing=$(wespeaker_missing "[$1]") || return 0
+  [ -n "$missing" ] || return 1 # there is no such extra, which was said
+  wespeaker_alone wespeaker_install_extra "$1"
+}
+
+wespeaker_install_extra() { # EXTRA
+  local missing packages
+  ! missing=$(wespeaker_missing "[$1]") || return 0 # another node was faster
+  echo "path.sh: installing $missing (extra $1 of pyproject.toml)"
+  read -r -a packages <<< "${missing//, / }"
+  if ! python -m pip install --quiet --disable-pip-version-check "${packages[@]}"; then
+    echo "path.sh: error: pip could not install the extra $1; mend the cause and run the same command again" >&2
+    return 1
+  fi
+}
 
 wespeaker_make_venv() {
   local file stamp hash python started log=$wespeaker_venv/install.log

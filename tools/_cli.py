@@ -1,22 +1,21 @@
-"""What every command-line tool here shares: the package on the path, logging, and errors as one sentence."""
+"""What the command-line tools here share: the package on the path, and options that several of them have."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `python tools/x.py` works without installing the package
 
+from wespeaker.command_line import Parser  # noqa: E402
+from wespeaker.command_line import run as run  # noqa: E402 (the tools take it from here)
 from wespeaker.errors import InputError  # noqa: E402
-from wespeaker.files import NO_ROOM  # noqa: E402
 
 if TYPE_CHECKING:
     from wespeaker.config import AnyConfig, TrainConfig
@@ -31,18 +30,6 @@ CORPORA = {
     "musan": "folder of MUSAN",
     "rirs": "folder of RIRS_NOISES",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help shows defaults, that takes no abbreviations and exits with 1 on misuse."""
-
-    def __init__(self, doc: str | None) -> None:
-        super().__init__(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Print the sentence and how to get help; exit with 1."""
-        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(1)
 
 
 def add_corpora(parser: Parser) -> None:
@@ -168,42 +155,10 @@ def to_evaluation(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the table, and where files were written."""
-    print(evaluation.table)
-    if evaluation.det_path is not None:
-        print(f"\nDET plot:   {evaluation.det_path}\nresults:    {evaluation.results_path}")
-    if evaluation.threshold_path is not None:
-        print(f"thresholds: {evaluation.threshold_path}")
-
-
-def run(main: Callable[[], None], *, in_every_process: bool = False) -> None:
-    """Call ``main``; print an InputError or OSError as one line and exit with 1. A bug keeps its traceback.
-
-    Started by torchrun in several processes, it is called in the first, while the others wait for its end.
-
-    Args:
-        main: what the tool does.
-        in_every_process: it shares its work itself.
-
-    """
-    if not in_every_process and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from wespeaker.ranks import on_first_rank  # here, since it imports torch, which takes seconds
-
-        main = partial(on_first_rank, main)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        main()
-    except (InputError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os._exit(1)  # the reader of our output left, as in `tools/score.py ... | head`
-        print(f"{Path(sys.argv[0]).name}: error: {_sentence(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _sentence(error: Exception) -> str:
-    """Return what an error says; of a full disk, which file it was and what to do."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"{error.filename or 'a file'} cannot be written: {error.strerror}; make room and repeat the command"
-    return str(error)
+    written = {
+        "DET plot": evaluation.det_path,
+        "results": evaluation.results_path,
+        "thresholds": evaluation.threshold_path,
+    }
+    lines = [f"{name + ':':<12}{path}" for name, path in written.items() if path is not None]
+    print("\n".join([evaluation.table, *([""] if lines else []), *lines]))

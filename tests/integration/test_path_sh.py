@@ -16,15 +16,15 @@ exec "{python}" "$@"
 @pytest.fixture
 def source(tmp_path):
     """Source path.sh in a copy; the environment is there, its pip is not."""
-    for name in ("path.sh", "requirements.txt"):
+    for name in ("path.sh", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
 
-    def go(code=0, says="done", **env):
+    def go(code=0, says="done", then="true", **env):
         python.write_text(STAND_IN.format(folder=tmp_path, python=sys.executable, code=code, says=says))
         python.chmod(0o755)
-        script = f'set -euo pipefail; . "{tmp_path}/path.sh"; echo "python is $(command -v python)"'
+        script = f'set -euo pipefail; . "{tmp_path}/path.sh"; echo "python is $(command -v python)"; {then}'
         return run_command(
             "bash",
             "-c",
@@ -76,3 +76,51 @@ def test_an_active_environment_without_them_is_named_and_left_alone(source, tmp_
     done = source(VIRTUAL_ENV=sys.prefix)
     assert f"{sys.prefix} lacks torch>=99, no-such-package; using .venv instead" in done.stdout
     assert f"python is {tmp_path}/.venv/bin/python" in done.stdout
+
+
+EXTRAS = """[project.optional-dependencies]
+here = ["numpy>=1", "scipy"]
+gone = ["numpy", "no-such-package>=1,<3", "scipy>=99"]
+"""
+
+
+@pytest.fixture
+def extra(source, tmp_path):
+    """Ask for an extra in that environment; return what happened, and what pip was asked."""
+    (tmp_path / "pyproject.toml").write_text(EXTRAS)
+    source()  # installs requirements.txt
+    (tmp_path / "pip.log").unlink()
+
+    def go(name, **how):
+        done = source(then=f"wespeaker_extra {name}; echo went on", **how)
+        log = tmp_path / "pip.log"
+        return done, log.read_text().splitlines() if log.exists() else []
+
+    return go
+
+
+def test_what_an_extra_lacks_is_installed_and_nothing_else(extra):
+    done, asked = extra("gone")
+    assert done.returncode == 0, done.stderr
+    assert "path.sh: installing no-such-package>=1,<3, scipy>=99 (extra gone of pyproject.toml)" in done.stdout
+    assert asked == ["-m pip install --quiet --disable-pip-version-check no-such-package>=1,<3 scipy>=99"]
+    assert "went on" in done.stdout
+
+
+def test_an_extra_that_is_there_asks_nothing_of_pip(extra):
+    done, asked = extra("here")
+    assert (done.returncode, asked) == (0, [])
+    assert "installing" not in done.stdout
+
+
+def test_an_extra_that_pip_cannot_install_ends_the_script(extra):
+    done, _ = extra("gone", code=1)
+    assert done.returncode == 1
+    assert "path.sh: error: pip could not install the extra gone" in done.stderr
+    assert "went on" not in done.stdout
+
+
+def test_an_extra_that_is_not_there_is_an_error(extra):
+    done, asked = extra("exprot")
+    assert (done.returncode, asked) == (1, [])
+    assert done.stderr == "path.sh: error: pyproject.toml has no extra [exprot]; it has here, gone\n"

@@ -1,8 +1,9 @@
-"""requirements.lock against requirements.txt, and against what the locked packages themselves ask for."""
+"""The lists of requirements against each other, and requirements.lock against what the locked packages ask for."""
 
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 import pytest
 from conftest import ROOT
@@ -15,9 +16,29 @@ from lock import HEAD, installed_versions, read_requirements
 
 from wespeaker.errors import InputError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = read_requirements(ROOT / "requirements.txt")
 LINES = (ROOT / "requirements.lock").read_text().splitlines()
 LOCKED = dict(line.split("==") for line in LINES if not line.startswith("#"))
+
+
+def test_the_recipe_needs_the_library_and_its_plots():
+    assert {*PROJECT["dependencies"], *EXTRAS["plot"]} == set(map(str, REQUIREMENTS))
+
+
+def test_all_are_all_extras():
+    assert sorted(EXTRAS["all"]) == sorted(chain.from_iterable(EXTRAS[name] for name in EXTRAS.keys() - {"all"}))
+
+
+def test_the_tests_have_every_extra():
+    of_tests = {str(requirement) for requirement in read_requirements(ROOT / "tests" / "requirements.txt")}
+    assert set(EXTRAS["all"]) <= of_tests | set(map(str, REQUIREMENTS))
 
 
 def test_the_lock_is_versions_only_and_says_how_it_is_made():

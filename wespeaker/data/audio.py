@@ -134,8 +134,8 @@ def _reason(error: Exception) -> str:
 
 
 def _is_for_ffmpeg(head: bytes) -> bool:
-    """Whether a file begins as MPEG-4 (m4a) or ASF (wma) does."""
-    return head[4:8] == b"ftyp" or head[:4] == b"\x30\x26\xb2\x75"
+    """Whether a file begins as MPEG-4 (m4a), ASF (wma), Matroska (webm, which browsers record) or AMR (phones) does."""
+    return head[4:8] == b"ftyp" or head.startswith((b"\x30\x26\xb2\x75", b"\x1a\x45\xdf\xa3", b"#!AMR"))
 
 
 def read_bytes(source: AudioSource, count: int = -1) -> bytes:
@@ -155,7 +155,7 @@ def read_bytes(source: AudioSource, count: int = -1) -> bytes:
 
 
 def read_header(source: AudioSource) -> AudioHeader:
-    """Read the header; what only FFmpeg reads (m4a, wma) is decoded, since its headers are not exact.
+    """Read the header; what only FFmpeg reads (m4a, wma, webm, amr) is decoded, since its headers are not exact.
 
     Raises:
         InputError: the file is missing, is not audio, or holds no sample.
@@ -169,7 +169,7 @@ def read_header(source: AudioSource) -> AudioHeader:
 
 
 def quick_header(source: AudioSource) -> AudioHeader | None:
-    """Read the header; None if the length is known only after decoding (m4a, wma).
+    """Read the header; None if the length is known only after decoding (m4a, wma, webm, amr).
 
     Raises:
         InputError: the file is missing, is not audio, or holds no sample.
@@ -265,7 +265,7 @@ def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
     """Return (all samples of the first channel (N,) float32, sample rate in Hz, number of channels).
 
     Raises:
-        InputError: the file is missing or damaged, a sample is not finite, or there is none.
+        InputError: the file is missing or damaged, its sample rate is absurd, a sample is not finite, or there is none.
 
     """
     try:
@@ -274,8 +274,7 @@ def read_whole(source: AudioSource) -> tuple[np.ndarray, int, int]:
         wav, rate, channels = _decode(source)
     if source.segments:
         wav = np.concatenate([wav[low:high] for low, high in source.segments])
-    if len(wav) == 0:
-        raise InputError(f"{source} holds no audio (0 samples)")
+    _checked(AudioHeader(len(wav), rate, channels, "", ""), source)
     if not np.isfinite(wav).all():
         raise InputError(f"{source} holds samples that are not finite (NaN or infinite)")
     return wav, rate, channels

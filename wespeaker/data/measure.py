@@ -49,12 +49,17 @@ def measure(path: str) -> Measurement:
     except (UnknownToSndfile, soundfile.LibsndfileError):  # damaged, or for FFmpeg: the reader of all others decides
         wav, rate, channels = read_whole(source)
         promised = len(wav)
-        found = _measure([wav], rate, channels, is_cut=False)
+        found = measure_samples(wav, rate, channels)
     if found.num_samples < promised:
         raise InputError(f"{path} is damaged: {found.num_samples} of {promised} samples can be decoded")
     if found.num_samples == 0:
         raise InputError(f"{path} holds no audio (0 samples)")
     return found
+
+
+def measure_samples(wav: np.ndarray, rate: int, channels: int) -> Measurement:
+    """Measure the first channel (N,) of a file that was decoded already."""
+    return _measure([wav], rate, channels, is_cut=False)
 
 
 def _measure(blocks: Iterable[np.ndarray], rate: int, channels: int, *, is_cut: bool) -> Measurement:

@@ -1,14 +1,19 @@
-"""Change of the sample rate, or of the speed, by a polyphase filter."""
+"""Change of the sample rate, or of the speed, by a polyphase filter.
+
+torch and scipy.signal take seconds to import, and a program that embeds a recording may need neither.
+"""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from scipy.signal import firwin, resample_poly
+
+if TYPE_CHECKING:
+    import torch
 
 # Zero crossings of the filter on each side of its centre, and the shape of its Kaiser window, by Kaiser's formulas:
 # 72 dB of attenuation beyond a transition of (72 - 8) / (14.36 x 48) = 9 % of the lower of the two sample rates,
@@ -36,8 +41,9 @@ def resample(wav: np.ndarray, step: Fraction) -> np.ndarray:
     if step == 1:
         return wav
     if step.numerator * step.denominator > MAX_POLYPHASE:
-        lowpass = _lowpass(step).astype(np.float32)
-        return resample_poly(wav, step.denominator, step.numerator, window=lowpass)
+        return resample_without_torch(wav, step)
+    import torch
+
     phases, before, hop = _polyphase(step)
     width, num_phases = phases.shape
     num_samples = ceil(len(wav) / step)
@@ -49,9 +55,20 @@ def resample(wav: np.ndarray, step: Fraction) -> np.ndarray:
     return (padded.unfold(0, width, hop) @ phases).flatten()[:num_samples].numpy()
 
 
+def resample_without_torch(wav: np.ndarray, step: Fraction) -> np.ndarray:
+    """Return what `resample` does up to rounding, by scipy's loop, which takes longer."""
+    if step == 1:
+        return wav
+    from scipy.signal import resample_poly
+
+    return resample_poly(wav, step.denominator, step.numerator, window=_lowpass(step).astype(np.float32))
+
+
 @lru_cache
 def _lowpass(step: Fraction) -> np.ndarray:
     """Return the filter at the common multiple of both sample rates, unit gain."""
+    from scipy.signal import firwin
+
     steepest = max(step.numerator, step.denominator)
     return firwin(2 * ZERO_CROSSINGS * steepest + 1, 1 / steepest, window=("kaiser", KAISER_BETA))
 
@@ -67,6 +84,8 @@ def _polyphase(step: Fraction) -> tuple[torch.Tensor, int, int]:
         matrix (K, J) float32, inputs of the window before its origin, inputs from one window to the next.
 
     """
+    import torch
+
     p, q = step.numerator, step.denominator
     lowpass = _lowpass(step) * q
     half = len(lowpass) // 2

@@ -99,6 +99,21 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     Raises:
         InputError: if there is no folder, one is not there or is given twice, none has scores, or a file is damaged.
     """
+    runs = [_read_run(path, name) for name, path in name_runs(folders).items()]
+    if not any(run.rates for run in runs):
+        raise InputError(
+            f"no scores to report: none of {listing([str(run.folder) for run in runs])} has scores/results.json; "
+            "run stage 5 of run.sh, or tools/score.py with --output_dir RUN/scores"
+        )
+    return runs
+
+
+def name_runs(folders: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Return run folders by what to call them: their own names, or their paths where two have the same name.
+
+    Raises:
+        InputError: one is no folder or is given twice.
+    """
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not path.is_dir():
@@ -107,15 +122,8 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     repeated = sorted({str(path) for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1})
     if repeated:
         raise InputError(f"these are one run folder, which is compared with others once: {listing(repeated)}")
-    names = [path.name for path in resolved]
-    unique = len(set(names)) == len(names)
-    runs = [_read_run(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
-    if not any(run.rates for run in runs):
-        raise InputError(
-            f"no scores to report: none of {listing([str(p) for p in paths])} has scores/results.json; "
-            "run stage 5 of run.sh, or tools/score.py with --output_dir RUN/scores"
-        )
-    return runs
+    named = {real.name: path for real, path in zip(resolved, paths, strict=True)}
+    return named if len(named) == len(paths) else {str(path): path for path in paths}
 
 
 def trial_lists(runs: Sequence[Run]) -> list[TrialList]:
@@ -144,7 +152,7 @@ def _same_trials(one: TrialList, other: TrialList) -> bool:
 
 
 def _read_run(folder: Path, name: str) -> Run:
-    results = _read_results(folder / "scores" / "results.json")
+    results = read_results(folder / "scores" / "results.json")
     scores = {}
     for trial_list in results["trials"] if results else ():
         # tools/score.py names a score file after the file of the list.
@@ -154,7 +162,7 @@ def _read_run(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         folder=folder,
-        config=_read_yaml(folder / "config.yaml"),
+        config=read_yaml(folder / "config.yaml"),
         environment=_read_json(folder / "env.json"),
         metrics=_read_metrics(folder / "metrics.jsonl"),
         results=results,
@@ -171,8 +179,12 @@ def _read_scores(file: Path) -> Scores:
     return Scores(file, tradeoff, trials_sha256(trials))
 
 
-def _read_text(path: Path) -> str | None:
-    """Return the contents, or None where there is no such file."""
+def read_text(path: Path) -> str | None:
+    """Return the contents, or None where there is no such file.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -182,7 +194,7 @@ def _read_text(path: Path) -> str | None:
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:
-    text = _read_text(path)
+    text = read_text(path)
     return None if text is None else _json_object(text, path)
 
 
@@ -193,8 +205,13 @@ def _json_object(text: str, where: object) -> Mapping[str, Any]:
     return value
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any] | None:
-    text = _read_text(path)
+def read_yaml(path: Path) -> Mapping[str, Any] | None:
+    """Return a mapping, such as a config, or None where there is no such file.
+
+    Raises:
+        InputError: it is no YAML, or no mapping.
+    """
+    text = read_text(path)
     if text is None:
         return None
     value = parse_yaml(text, path)
@@ -204,19 +221,32 @@ def _read_yaml(path: Path) -> Mapping[str, Any] | None:
 
 
 def _read_metrics(path: Path) -> list[Mapping[str, Any]] | None:
-    """Read the whole rows of metrics.jsonl; a run that is going on may be writing the last one."""
-    text = _read_text(path)
-    if text is None:
-        return None
+    text = read_text(path)
+    return None if text is None else metrics_rows(text, path)
+
+
+def metrics_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
+    """Return the whole rows of the text of metrics.jsonl; a run that is going on may be writing the last one.
+
+    Raises:
+        InputError: a row is damaged, or has no step or no epoch.
+    """
     whole = text[: text.rfind("\n") + 1].splitlines()
     rows = [_json_object(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("epoch"), int | float):
-            raise InputError(f"{path}:{number}: a row must have 'epoch', a number; found the keys {listing(list(row))}")
+        for key in ("step", "epoch"):
+            if not isinstance(row.get(key), int | float):
+                found = listing(list(row))
+                raise InputError(f"{path}:{number}: a row must have '{key}', a number; found the keys {found}")
     return rows
 
 
-def _read_results(path: Path) -> Mapping[str, Any] | None:
+def read_results(path: Path) -> Mapping[str, Any] | None:
+    """Return the contents of results.json, or None where there is no such file.
+
+    Raises:
+        InputError: something that is shown of it is missing or of another type.
+    """
     results = _read_json(path)
     if results is None:
         return None

@@ -16,11 +16,29 @@ from wespeaker.files import replacing
 AVERAGE = "avg_model.pt"
 ZIP_START = b"PK\x03\x04"
 HEAD_PREFIX = "projection."  # of the head's keys; the backbone's are bare
+COUNTER = "num_batches_tracked"  # of batch normalisation: how many batches its statistics saw
 
 
 def model_path(models: Path, epoch: int) -> Path:
     """Return where the weights after an epoch lie."""
     return models / f"model_{epoch}.pt"
+
+
+def weights_of(folder: Path) -> Path:
+    """Return where the averaged weights of a run folder lie: in ``models``, or beside config.yaml, as published.
+
+    Raises:
+        InputError: in neither place.
+
+    """
+    places = (folder / "models" / AVERAGE, folder / AVERAGE)
+    for path in places:
+        if path.is_file():
+            return path
+    raise InputError(
+        f"neither {places[0]} nor {places[1]} exists; average the epochs of a run with tools/average_model.py, "
+        f"or name the weights with --checkpoint"
+    )
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -84,7 +102,11 @@ def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
 
     """
     own = backbone.state_dict()
-    given = {key: value for key, value in weights.items() if not str(key).startswith(HEAD_PREFIX)}
+    given = {
+        key: _whole(value) if str(key).endswith(COUNTER) else value
+        for key, value in weights.items()
+        if not str(key).startswith(HEAD_PREFIX)
+    }
     odd = sorted(own.keys() ^ given.keys(), key=str)
     odd += [key for key in own.keys() & given.keys() if not _fits(given[key], own[key])]
     if odd:
@@ -93,6 +115,13 @@ def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
             f"size or kind; is this the checkpoint of this run folder?"
         )
     backbone.load_state_dict(given)
+
+
+def _whole(count: object) -> object:
+    """Return a counter as the integer that it was before WeSpeaker's average divided it; anything else as it is."""
+    if isinstance(count, torch.Tensor) and count.is_floating_point() and count.ndim == 0 and count.isfinite():
+        return count.round().long()
+    return count
 
 
 def _fits(given: object, own: torch.Tensor) -> bool:

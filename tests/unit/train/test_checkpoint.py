@@ -141,6 +141,26 @@ def test_weights_of_another_network_are_refused_and_a_head_is_passed_over(change
         checkpoint.load_backbone(nn.Linear(3, 2), weights)
 
 
+@pytest.mark.parametrize("count", [torch.tensor(1706.0), torch.tensor(1706, dtype=torch.int64)])
+def test_counters_that_an_average_made_fractions_are_whole_again(count):
+    """WeSpeaker divides the sum of all entries of the last epochs, these integers too, by their number."""
+    trained, backbone = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    checkpoint.load_backbone(backbone, {**trained.state_dict(), "num_batches_tracked": count})
+    assert backbone.num_batches_tracked.dtype == torch.int64
+    assert backbone.num_batches_tracked == 1706
+    with pytest.raises(InputError, match="num_batches_tracked missing, left over or of another size or kind"):
+        checkpoint.load_backbone(backbone, {**trained.state_dict(), "num_batches_tracked": torch.tensor(torch.nan)})
+
+
+def test_averaged_weights_lie_in_models_or_beside_the_config(tmp_path):
+    with pytest.raises(InputError, match=r"neither .*models/avg_model\.pt nor .*/avg_model\.pt exists; average"):
+        checkpoint.weights_of(tmp_path)
+    for path in (tmp_path / "avg_model.pt", tmp_path / "models" / "avg_model.pt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        assert checkpoint.weights_of(tmp_path) == path
+
+
 class SmallDisk(io.BytesIO):
     def write(self, data):
         if self.tell() + len(data) > 2000:

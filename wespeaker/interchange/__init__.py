@@ -1,0 +1,1 @@
+"""WeSpeaker's files in: its configs and its models."""
