@@ -15,8 +15,8 @@ musan=                          # folder of MUSAN
 rirs=                           # folder of RIRS_NOISES
 set=                            # changes to the config, such as "num_epochs=20 dataset_args.num_frms=300"
 exp_dir=                        # run folder, instead of the config's exp_dir
-lm_config=                      # config of stage 9; default conf/mini_lm_arcface.yaml for conf/mini_arcface.yaml, and so on
-lm_set=                         # changes to the config of stage 9
+lm_config=                      # config of stage 9; default as conf/mini_lm_arcface.yaml for conf/mini_arcface.yaml
+lm_set=                         # changes to that config, whose exp_dir is that of the run and -LM
 data=                           # data folder; default data/mini, data or data/own
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
@@ -115,8 +115,8 @@ if [ "$stop_stage" -ge 9 ]; then # before all else, so that a mistake in it show
   lm_config=${lm_config:-${config%"$name"}${name%%_*}_lm_${name#*_}}
   [ -e "$lm_config" ] || fail "there is no $lm_config for stage 9; give --lm_config"
   lm_init=${checkpoint:-$exp_dir/models/avg_model.pt}
-  lm_changes=("${lm_set[@]}" "exp_dir=$exp_dir-LM" "model_init=$lm_init")
-  python tools/show_config.py --config "$lm_config" --set "${lm_changes[@]}" > /dev/null
+  lm_changes=("exp_dir=$exp_dir-LM" "${lm_set[@]}" "model_init=$lm_init")
+  lm_exp_dir=$(python tools/show_config.py --config "$lm_config" --set "${lm_changes[@]}" --keys exp_dir)
 fi
 corpora_args=()
 for name in voxceleb1 voxceleb2 musan rirs; do
@@ -263,7 +263,7 @@ if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now
   cat "$scores/results.txt"
 fi
 
-if begin 9 "large-margin fine-tuning in $exp_dir-LM"; then
+if begin 9 "large-margin fine-tuning in $lm_exp_dir"; then
   [ -e "$lm_init" ] || fail "$lm_init, the weights to fine-tune, does not exist; run stages 3 and 4 first"
   train "$lm_config" "${lm_changes[@]}"
   options=()
@@ -271,7 +271,7 @@ if begin 9 "large-margin fine-tuning in $exp_dir-LM"; then
     options+=("--$name" "${!name}")
   done
   [ -z "$HOST_NODE_ADDR" ] || options+=(--HOST_NODE_ADDR "$host:$((port + launches))")
-  bash run.sh --stage 4 --stop_stage 7 --config "$lm_config" --set "${lm_set[*]}" --exp_dir "$exp_dir-LM" \
+  bash run.sh --stage 4 --stop_stage 7 --config "$lm_config" --set "${lm_set[*]}" --exp_dir "$lm_exp_dir" \
     --trials "${trials[*]}" --far "${far[*]}" "${options[@]}"
 fi
 echo "$script: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
