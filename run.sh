@@ -15,21 +15,23 @@ musan=                          # folder of MUSAN
 rirs=                           # folder of RIRS_NOISES
 set=                            # changes to the config, such as "num_epochs=20 dataset_args.num_frms=300"
 exp_dir=                        # run folder, instead of the config's exp_dir
+lm_config=                      # config of stage 9; default as conf/mini_lm_arcface.yaml for conf/mini_arcface.yaml
+lm_set=                         # changes to that config, whose exp_dir is that of the run and -LM
 data=                           # data folder; default data/mini, data or data/own
 corpora=corpora                 # where the mini corpus is made
 mini_args=                      # options of tools/make_mini_corpus.py, such as "--num_train_spk 24"
 data_type=shard                 # shard (tar files with an index) or raw (the audio files where they lie)
 shard_format=wav                # wav or flac (half the disk, slower to read)
-gpus=                           # such as "[0,1]": a process on each, in stages 3 and 4; default: one, on a GPU if there is one
-nproc=1                         # processes of stages 3 and 4 when no GPUs are named
+gpus=                           # such as "[0,1]": a process on each, in stages 3, 4 and 9; default: one, on a GPU if there is one
+nproc=1                         # processes of stages 3, 4 and 9 when no GPUs are named
 num_nodes=1                     # machines; the same command on each, in a folder that they share
-HOST_NODE_ADDR=                 # host:port of one of them, where they meet; the 15 ports after it are used too
+HOST_NODE_ADDR=                 # host:port of one of them, where they meet; the 31 ports after it are used too
 job_id=run                      # of the nodes that belong together
 join_timeout=300                # seconds that a node waits for the others to come
 timeout=30                      # minutes that training processes wait for each other
 nj=                             # parallel jobs of preparation; default: number of cores
 num_avg=                        # epochs to average, instead of the config's num_avg
-checkpoint=                     # weights to extract with, instead of the average
+checkpoint=                     # weights to extract with and to fine-tune, instead of the average
 trials=                         # trial lists to score, such as "vox1_H_cleaned"; default: all that stage 1 found
 far=                            # false acceptance rates of the table; default: by the size of the corpus
 score_norm_method=asnorm        # asnorm (the nearest training speakers) or snorm (all of them)
@@ -37,7 +39,8 @@ top_n=                          # nearest training speakers of asnorm; default: 
 
 script=run.sh
 # shellcheck disable=SC2034  # of options.sh
-stages="0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
+stages="0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration,
+  9 large-margin fine-tuning and stages 4 to 7 of it"
 # shellcheck source=tools/options.sh
 . tools/options.sh
 parse_options "$@"
@@ -49,14 +52,14 @@ for name in nproc num_nodes join_timeout timeout; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--$name must be a whole number from 1 on, found '${!name}'"
 done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
-[ "$stop_stage" -le 7 ] || fail "there is no stage $stop_stage; the stages are 0 to 7"
+[ "$stop_stage" -le 9 ] || fail "there is no stage $stop_stage; the stages are 0 to 9"
 [[ ${top_n:-2} =~ ^[0-9]+$ ]] || fail "--top_n must be a whole number, found '$top_n'"
 [[ ${gpus:-0} =~ ^\[?[0-9]+(, *[0-9]+)*\]?$ ]] || fail "--gpus must be numbers such as \"[0,1]\", found '$gpus'"
 [ "$num_nodes" -eq 1 ] || [ -n "$HOST_NODE_ADDR" ] || fail "--num_nodes $num_nodes needs --HOST_NODE_ADDR host:port"
 if [ -n "$HOST_NODE_ADDR" ]; then
   host=${HOST_NODE_ADDR%:*} port=${HOST_NODE_ADDR##*:}
-  [[ $host:$port =~ ^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$ ]] && [ "$port" -le 65520 ] \
-    || fail "--HOST_NODE_ADDR must be host:port with a port up to 65520, found '$HOST_NODE_ADDR'"
+  [[ $host:$port =~ ^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$ ]] && [ "$port" -le 65504 ] \
+    || fail "--HOST_NODE_ADDR must be host:port with a port up to 65504, found '$HOST_NODE_ADDR'"
 fi
 case $score_norm_method in asnorm | snorm) ;; *) fail "--score_norm_method must be asnorm or snorm, found '$score_norm_method'" ;; esac
 case $data_type in shard | raw) ;; *) fail "--data_type must be shard or raw, found '$data_type'" ;; esac
@@ -106,6 +109,15 @@ read -r -a trials <<< "$trials"
 values=$(python tools/show_config.py --config "$config" --set "${set[@]}" --keys exp_dir num_avg)
 { read -r exp_dir; read -r config_num_avg; } <<< "$values"
 num_avg=${num_avg:-$config_num_avg}
+if [ "$stop_stage" -ge 9 ]; then # before all else, so that a mistake in it shows now
+  read -r -a lm_set <<< "$lm_set"
+  name=${config##*/}
+  lm_config=${lm_config:-${config%"$name"}${name%%_*}_lm_${name#*_}}
+  [ -e "$lm_config" ] || fail "there is no $lm_config for stage 9; give --lm_config"
+  lm_init=${checkpoint:-$exp_dir/models/avg_model.pt}
+  lm_changes=("exp_dir=$exp_dir-LM" "${lm_set[@]}" "model_init=$lm_init")
+  lm_exp_dir=$(python tools/show_config.py --config "$lm_config" --set "${lm_changes[@]}" --keys exp_dir)
+fi
 corpora_args=()
 for name in voxceleb1 voxceleb2 musan rirs; do
   [ -z "${!name}" ] || corpora_args+=("--$name" "${!name}")
@@ -168,8 +180,9 @@ if begin 2 "training data as $data_type"; then
   esac
 fi
 
-if begin 3 "training in $exp_dir"; then
-  train_args=(--config "$config" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device"
+train() { # CONFIG CHANGE...
+  local name dev train_args
+  train_args=(--config "$1" --train_data "$data/$train_set/$data_type.list" --data_type "$data_type" --device "$device"
     --timeout "$timeout")
   for bank in lmdb wav.scp; do # WeSpeaker keeps databases; where an option comes twice, the last counts
     [ ! -e "$data/musan/$bank" ] || train_args+=(--noise_data "$data/musan/$bank")
@@ -179,7 +192,11 @@ if begin 3 "training in $exp_dir"; then
     [ ! -e "$data/$name/dev.kaldi" ] || dev=$data/$name
   done
   [ -z "${dev:-}" ] || train_args+=(--dev_data "$dev" --dev_trials "$dev/dev.kaldi")
-  launch "$nproc" tools/train.py "${train_args[@]}" --set "${set[@]}"
+  launch "$nproc" tools/train.py "${train_args[@]}" --set "${@:2}"
+}
+
+if begin 3 "training in $exp_dir"; then
+  train "$config" "${set[@]}"
 fi
 
 if begin 4 "average and embeddings"; then
@@ -246,5 +263,17 @@ fi
 if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now
   echo "== results of stage 5, before score normalisation: $scores/results.txt"
   cat "$scores/results.txt"
+fi
+
+if begin 9 "large-margin fine-tuning in $lm_exp_dir"; then
+  [ -e "$lm_init" ] || fail "$lm_init, the weights to fine-tune, does not exist; run stages 3 and 4 first"
+  train "$lm_config" "${lm_changes[@]}"
+  options=()
+  for name in corpus data gpus nproc num_nodes job_id join_timeout timeout nj score_norm_method top_n; do
+    options+=("--$name" "${!name}")
+  done
+  [ -z "$HOST_NODE_ADDR" ] || options+=(--HOST_NODE_ADDR "$host:$((port + launches))")
+  bash run.sh --stage 4 --stop_stage 7 --config "$lm_config" --set "${lm_set[*]}" --exp_dir "$lm_exp_dir" \
+    --trials "${trials[*]}" --far "${far[*]}" "${options[@]}"
 fi
 echo "$script: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"

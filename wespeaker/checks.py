@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wespeaker.losses import PROJECT_TYPES, check_margin, zero_loss_gap
+from wespeaker.losses import PROJECT_TYPES, check_margin, zero_loss_gap, zero_loss_margin
 from wespeaker.losses.screening import fast_bfloat16
 from wespeaker.models import min_frames
 
@@ -114,18 +115,37 @@ def gap_at(config: TrainConfig, margin: float) -> float:
 
     It is what the head's `zero_loss_gap` says, without a head: a margin acts on it in the reference measure alone.
     """
-    return _gap(_alpha(config), config.projection_args.get("scale", 1.0), margin if _in_prior(config) else 0.0)
-
-
-def _alpha(config: TrainConfig) -> float:
     args = config.projection_args
-    fixed = PROJECT_TYPES[args["project_type"]].alpha
-    return float(args["alpha"]) if fixed is None else fixed
+    return _gap(_alpha(args), args.get("scale", 1.0), margin if _in_prior(args) else 0.0)
 
 
-def _in_prior(config: TrainConfig) -> bool:
-    args = config.projection_args
-    return PROJECT_TYPES[args["project_type"]].place == "log_prior" or args.get("place") == "log_q"
+def margin_of_gap(projection_args: Mapping[str, Any], gap: float) -> float:
+    """Return the margin at which a sample's loss is exactly 0 from a gap of cosines on, the inverse of `gap_at`.
+
+    Args:
+        projection_args: valid and complete, see `validate_projection_args`.
+        gap: of cosines.
+
+    Raises:
+        ValueError: with this loss no margin has this gap; what to give instead.
+
+    """
+    name, alpha = projection_args["project_type"], _alpha(projection_args)
+    if alpha == 1.0:
+        raise ValueError(f"{name} with alpha 1 never has a loss of zero, whatever its margin; give final_margin")
+    if not _in_prior(projection_args):
+        raise ValueError(f"the margin of {name} is not in the reference measure and moves no gap; give final_margin")
+    return zero_loss_margin(alpha, projection_args["scale"], gap)
+
+
+def _alpha(projection_args: Mapping[str, Any]) -> float:
+    fixed = PROJECT_TYPES[projection_args["project_type"]].alpha
+    return float(projection_args["alpha"]) if fixed is None else fixed
+
+
+def _in_prior(projection_args: Mapping[str, Any]) -> bool:
+    in_prior = PROJECT_TYPES[projection_args["project_type"]].place == "log_prior"
+    return in_prior or projection_args.get("place") == "log_q"
 
 
 def _gap(alpha: float, scale: float, margin: float) -> float:
@@ -151,8 +171,9 @@ def _margin_overshoots(config: TrainConfig) -> bool:
 
     Below it a large gap comes from a small bs: the loss is near a cross-entropy, which never becomes zero and trains.
     """
-    pull = (_alpha(config) - 1.0) * config.projection_args.get("scale", 1.0) * config.margin_update.final
-    return _in_prior(config) and pull >= 1.0
+    args = config.projection_args
+    pull = (_alpha(args) - 1.0) * args.get("scale", 1.0) * config.margin_update.final
+    return _in_prior(args) and pull >= 1.0
 
 
 def _unreachable_gap(config: TrainConfig, *, above: float) -> list[str]:
@@ -160,11 +181,11 @@ def _unreachable_gap(config: TrainConfig, *, above: float) -> list[str]:
     gap = final_gap(config)
     if math.isinf(gap) or gap <= above:
         return []
-    scale = config.projection_args["scale"]
-    margin = config.margin_update.final if _in_prior(config) else 0.0
-    asks = f"alpha {_alpha(config):g} and projection_args.scale ({scale:g})"
+    args, update = config.projection_args, config.margin_update
+    margin = update.final if _in_prior(args) else 0.0
+    asks = f"alpha {_alpha(args):g} and projection_args.scale ({args['scale']:g})"
     if margin:
-        asks = f"margin_update.{config.margin_update.final_key} ({margin:g}) with {asks}"
+        asks = f"margin_update.{update.final_key} ({getattr(update, update.final_key):g}) with {asks}"
     seen = "more than the 2 that there can be" if gap > LARGEST_GAP else "which hardly a sample reaches"
     return [
         f"{asks} asks the label's cosine for a lead of {gap:.3g} before a sample's loss is zero (zero_loss_gap), "
@@ -175,14 +196,16 @@ def _unreachable_gap(config: TrainConfig, *, above: float) -> list[str]:
 
 def _remedies(config: TrainConfig, margin: float) -> list[str]:
     """Return changes that bring the gap e^{bsm}/(bs), b = α - 1, where training is good, each with its gap."""
-    alpha, scale = _alpha(config), config.projection_args["scale"]
-    key, b = f"margin_update.{config.margin_update.final_key}", alpha - 1.0
+    alpha, scale = _alpha(config.projection_args), config.projection_args["scale"]
+    key, b = config.margin_update.final_key, alpha - 1.0
 
     def remedy(new_margin: float, new_scale: float) -> str:
         new_margin, new_scale = float(f"{new_margin:.2g}"), float(f"{new_scale:.2g}")
-        changes = [f"{key}={new_margin:g}"] if new_margin != margin else []
+        lead = f"{_gap(alpha, new_scale, new_margin):.2g}"
+        new = lead if key == "final_gap" else f"{new_margin:g}"
+        changes = [f"margin_update.{key}={new}"] if key == "final_gap" or new_margin != margin else []
         changes += [f"projection_args.scale={new_scale:g}"] if new_scale != scale else []
-        return f"{' with '.join(changes)} (a lead of {_gap(alpha, new_scale, new_margin):.2g})"
+        return f"{' with '.join(changes)} (a lead of {lead})"
 
     if not margin:
         return [remedy(0.0, 1.0 / (b * GOOD_GAP))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
@@ -178,6 +179,7 @@ class MarginUpdate(Section):
 
     initial_margin: NonNegativeFloat = 0.0
     final_margin: NonNegativeFloat = 0.2
+    final_gap: Annotated[float, Field(gt=0.0, lt=checks.LARGEST_GAP)] | None = None  # final_margin by its zero_loss_gap
     increase_start_epoch: PositiveFloat = 20
     fix_start_epoch: PositiveFloat = 40
     update_margin: bool = True  # false: initial_margin all along
@@ -190,12 +192,16 @@ class MarginUpdate(Section):
                 f"fix_start_epoch ({self.fix_start_epoch:g}) must not come before "
                 f"increase_start_epoch ({self.increase_start_epoch:g})"
             )
+        if self.final_gap is not None and not self.update_margin:
+            raise ValueError("final_gap needs update_margin: true; without it the margin is initial_margin all along")
         return self
 
     @property
     def final_key(self) -> str:
-        """The key whose margin the schedule ends with."""
-        return "final_margin" if self.update_margin else "initial_margin"
+        """The key that says which margin the schedule ends with."""
+        if not self.update_margin:
+            return "initial_margin"
+        return "final_margin" if self.final_gap is None else "final_gap"
 
     @property
     def final(self) -> float:
@@ -279,7 +285,7 @@ class TrainConfig(Section):
     log_batch_interval: PositiveInt = 100  # steps between rows of metrics.jsonl
     dev_interval: NonNegativeInt = 5  # epochs between dev trials; 0: never
     model_init: str | None = None  # model_<epoch>.pt or avg_model.pt to start from; null: random weights
-    head_init: Literal["keep", "reinit"] = "keep"  # of model_init: the prototypes too, of the same classes; or new ones
+    head_init: Literal["keep", "unperturbed", "reinit"] = "keep"  # prototypes: model_init's, those at speed 1, new ones
     precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the network; the head is in float32 always
     clip_grad_norm: NonNegativeFloat = 0.0  # largest norm of all gradients together; 0: they are not clipped
     dataloader_args: DataloaderArgs = DataloaderArgs()
@@ -298,6 +304,23 @@ class TrainConfig(Section):
             return validate_projection_args(args)
         except ValueError as error:  # the section is named once, as for every other key
             raise ValueError(str(error).removeprefix("projection_args: ")) from error
+
+    @field_validator("margin_update")
+    @classmethod
+    def _margin_of_gap(cls, update: MarginUpdate, info: ValidationInfo) -> MarginUpdate:
+        """Make final_gap the final_margin that it is with this loss, so that a margin is all that a schedule knows."""
+        if update.final_gap is None or "projection_args" not in info.data:
+            return update
+        try:
+            margin = checks.margin_of_gap(info.data["projection_args"], update.final_gap)
+        except ValueError as error:
+            raise ValueError(f"final_gap: {error}") from error
+        if "final_margin" in update.model_fields_set and not math.isclose(update.final_margin, margin):
+            raise ValueError(
+                f"final_gap ({update.final_gap:g}) is a final_margin of {margin:.4g} with this loss, "
+                f"but final_margin is {update.final_margin:g}; give one of the two"
+            )
+        return update.model_copy(update={"final_margin": margin})
 
     @field_validator("optimizer")
     @classmethod

@@ -30,6 +30,7 @@ class FaceModelArgs(Section):
 class FaceConfig(TrainConfig):
     """One experiment with faces."""
 
+    head_init: Literal["keep", "reinit"] = "keep"  # faces have no speeds
     dataset_args: FaceDatasetArgs = FaceDatasetArgs()
     model: str = "IResNet100"
     model_args: FaceModelArgs = FaceModelArgs()

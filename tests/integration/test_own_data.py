@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import RATE, ROOT, run_command
+from conftest import RATE, ROOT, SMALL, run_command
 
 import wespeaker
 from wespeaker.config import load_config
@@ -47,6 +47,30 @@ def test_it_is_validated_packed_and_read_as_training_data(own, tool):
     read = read_training_list(own / "train" / "shard.list", "shard", args)
     assert {utt.key: utt.spk for utt in read} == read_pairs(own / "train" / "utt2spk", "speakers")
     assert (own / "musan" / "wav.scp").is_file()
+
+
+def test_a_run_on_other_data_is_fine_tuned_on_them(own, data_dir, tool, tmp_path):
+    """With new prototypes; those of the other run's speakers are refused."""
+    small = [*SMALL, "dataset_args.aug_prob=0", "scheduler_args.warm_up_epoch=0"]
+    train = ("--config", "conf/mini_qmargin.yaml", "--train_data", data_dir / "vox2_dev" / "raw.list")
+    done = tool("train", *train, "--data_type", "raw", "--exp_dir", tmp_path / "base", "--set", *small, "num_epochs=1")
+    assert done.returncode == 0, done.stderr
+
+    def tuned(name, stop_stage, *changes):
+        changes = (*small, f"model_init={tmp_path / 'base' / 'models' / 'model_1.pt'}", *changes)
+        return run_command(
+            "bash", "run.sh", "--corpus", "own", "--data", own, "--config", "conf/mini_qmargin.yaml",
+            "--exp_dir", tmp_path / name, "--stop_stage", stop_stage, "--set", " ".join(changes),
+        )  # fmt: skip
+
+    done = tuned("tuned", 5, "head_init=reinit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "base/models/model_1.pt (head_init reinit)" in (tmp_path / "tuned" / "train.log").read_text()
+    assert set(json.loads((tmp_path / "tuned" / "scores" / "results.json").read_text())["trials"]) == {"test"}
+    done = tuned("kept", 3)
+    assert done.returncode == 1
+    assert "model_1.pt is of a run on other classes: speakers that " in done.stderr
+    assert "give its data, or head_init=reinit to start with new prototypes" in done.stderr
 
 
 def test_run_sh_says_what_own_data_needs(tmp_path):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, SMALL, run_command, write_m4a
+from torch.nn.functional import normalize
+
+from wespeaker.train.checkpoint import load
 
 import wespeaker
 
@@ -154,6 +157,35 @@ def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     assert "dev_eer 0." in (workplace / "vox" / "train.log").read_text()
 
 
+def test_large_margin_fine_tuning(qmargin, workplace):
+    """The three speeds of ten speakers were thirty classes; ten of them are fine-tuned, and scored."""
+    options = ("--set", f"{SET} dataset_args.speed_perturb=true", "--lm_set", f"{SET} num_avg=1")
+    stage_9 = (*options, "--stage", "9", "--stop_stage", "9", "--trials", "vox1_O_cleaned", "--far", "1e-1 1e-2 1e-3")
+    done = recipe(workplace, *stage_9, name="speeds")
+    assert done.returncode == 1
+    sentence = "speeds/models/avg_model.pt, the weights to fine-tune, does not exist; run stages 3 and 4 first"
+    assert sentence in done.stderr
+    assert recipe(workplace, *options, "--stage", "3", "--stop_stage", "4", name="speeds").returncode == 0
+
+    done = recipe(workplace, *stage_9, name="speeds")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, log = workplace / "speeds-LM", (workplace / "speeds-LM" / "train.log").read_text()
+    assert "40 utterances of 10 speakers, at 1 speeds" in log
+    base, tuned = (load(workplace / name / "models" / "avg_model.pt") for name in ("speeds", "speeds-LM"))
+    assert (len(base["projection.weight"]), len(tuned["projection.weight"])) == (30, 10)
+    nearest = normalize(tuned["projection.weight"]) @ normalize(base["projection.weight"]).T
+    assert nearest.argmax(1).tolist() == list(range(10))  # a few small steps away from where they were
+    for stage in (9, 4, 5, 6, 7):
+        assert f"== stage {stage}:" in done.stdout
+    results = json.loads((folder / "scores" / "results.json").read_text())
+    assert list(results["trials"]) == ["vox1_O_cleaned"]
+    assert (folder / "scores" / "cali_vox2_dev_asnorm2_vox1_O_cleaned.kaldi.score").is_file()
+
+    again = recipe(workplace, *stage_9, name="speeds")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to do" in again.stderr
+
+
 BAD = {
     "unknown option": (["--stge", "1"], "unknown option --stge"),
     "option without value": (["--stage"], "option --stage needs a value"),
@@ -170,9 +202,9 @@ BAD = {
     "no processes": (["--nproc", "0"], "--nproc must be a whole number from 1 on, found '0'"),
     "no nodes": (["--num_nodes", "0"], "--num_nodes must be a whole number from 1 on, found '0'"),
     "nodes without a place to meet": (["--num_nodes", "2"], "--num_nodes 2 needs --HOST_NODE_ADDR host:port"),
-    "host without port": (["--HOST_NODE_ADDR", "node1"], "--HOST_NODE_ADDR must be host:port with a port up to 65520"),
-    "port out of range": (["--HOST_NODE_ADDR", "node1:65530"], "must be host:port with a port up to 65520"),
-    "host that is no name": (["--HOST_NODE_ADDR", "a b:29400"], "must be host:port with a port up to 65520"),
+    "host without port": (["--HOST_NODE_ADDR", "node1"], "--HOST_NODE_ADDR must be host:port with a port up to 65504"),
+    "port out of range": (["--HOST_NODE_ADDR", "node1:65530"], "must be host:port with a port up to 65504"),
+    "host that is no name": (["--HOST_NODE_ADDR", "a b:29400"], "must be host:port with a port up to 65504"),
     "GPUs that are no numbers": (["--gpus", "[a]"], "--gpus must be numbers such as \"[0,1]\", found '[a]'"),
     "folders for the mini corpus": (["--musan", "/x"], "folders of corpora go with --corpus voxceleb"),
     "no corpora": (["--corpus", "voxceleb"], "--voxceleb2 DIR is not given; it is for the training speech"),
@@ -183,6 +215,12 @@ BAD = {
     "unknown normalisation": (["--score_norm_method", "znorm"], "--score_norm_method must be asnorm or snorm"),
     "top_n that is no number": (["--top_n", "all"], "--top_n must be a whole number, found 'all'"),
     "unknown trial list": (["--stage", "5"], "does not exist"),
+    "fine-tuning of no run": (["--stage", "9", "--stop_stage", "9"], "spk2utt does not exist; run stage 1 first"),
+    "fine-tuning without a config": (
+        ["--stop_stage", "9", "--config", "conf/mini_sparsemax.yaml"],
+        "there is no conf/mini_lm_sparsemax.yaml for stage 9; give --lm_config",
+    ),
+    "fine-tuning with a mistake": (["--stop_stage", "9", "--lm_set", "num_epoch=2"], "did you mean 'num_epochs'?"),
 }
 
 

@@ -3,11 +3,20 @@
 import math
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from wespeaker.losses import PROJECT_TYPES, alpha_divergence, alpha_softargmax, build_head
+from wespeaker.checks import margin_of_gap
+from wespeaker.losses import (
+    PROJECT_TYPES,
+    alpha_divergence,
+    alpha_softargmax,
+    build_head,
+    validate_projection_args,
+    zero_loss_gap,
+    zero_loss_margin,
+)
 
 FAST = settings(deadline=None, derandomize=True, max_examples=60)
 alphas = st.one_of(st.sampled_from([1.0, 1.25, 1.5, 1.75, 2.0]), st.floats(1.0, 3.0), st.floats(1.0, 1.001))
@@ -165,3 +174,34 @@ def test_every_head_is_finite_anywhere(project_type, num_classes, seed, large):
     assert math.isfinite(found.loss.item())
     assert embeddings.grad.isfinite().all()
     assert head.weight.grad.isfinite().all()
+
+
+@FAST
+@given(st.floats(1.05, 2.5), st.floats(2.0, 64.0), st.floats(0.0, 0.6))
+def test_the_gap_of_a_margin_has_that_margin(alpha, scale, margin):
+    assume((alpha - 1.0) * scale * margin < 50.0)
+    gap = zero_loss_gap(alpha, scale, margin)
+    assert math.isclose(zero_loss_margin(alpha, scale, gap), margin, rel_tol=1e-9, abs_tol=1e-12)
+
+
+@FAST
+@given(
+    st.sampled_from(["q_margin", "kappa", "elastic_arc"]),
+    st.floats(1.2, 2.5),
+    st.floats(5.0, 40.0),
+    st.floats(0.3, 1.9),
+)
+def test_a_loss_is_zero_from_the_gap_that_its_margin_was_made_for(name, alpha, scale, gap):
+    """Of Q-Margin, and of margins of each sample in log q where, as before the first epoch's end, all have the same."""
+    assume((alpha - 1.0) * scale * gap > 1.0)
+    args = validate_projection_args(
+        {"project_type": name, "alpha": alpha, "scale": scale} | ({} if name == "q_margin" else {"place": "log_q"})
+    )
+    head = build_head(args, embed_dim=2, num_classes=2).double().eval()
+    head.update(margin_of_gap(args, gap))
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # a cosine c leads by 2 c
+    cosine = torch.tensor([0.5 * gap + 1e-6, 0.49 * gap], dtype=torch.float64)
+    found = head(torch.stack([cosine, (1.0 - cosine.square()).sqrt()], dim=1), torch.zeros(2, dtype=torch.int64))
+    assert found.per_sample[0] == 0.0
+    assert found.per_sample[1] > 0.0

@@ -107,6 +107,18 @@ def test_every_change_that_is_advised_leads_to_a_good_gap(alpha, scale, margin, 
         assert config.doubts(device="cuda") == []
 
 
+def test_a_gap_that_is_asked_for_is_advised_on_as_a_gap():
+    (doubt,) = doubts("margin_update={final_gap: 1.2}")
+    assert doubt.startswith(
+        "margin_update.final_gap (1.2) with alpha 1.5 and projection_args.scale (10) asks the label"
+    )
+    advice = doubt.split(": give ")[1].split(" or ")
+    assert advice[0] == "margin_update.final_gap=0.7 (a lead of 0.7)"
+    for remedy in advice:
+        changes = re.findall(r"(\w+\.\w+=\S+)", remedy)
+        assert doubts("margin_update={final_gap: 1.2}", *changes) == []
+
+
 def test_a_margin_that_is_not_in_the_reference_measure_does_not_count():
     config = load("projection_args={project_type: entmax, alpha: 1.5, scale: 10}", "margin_update.final_margin=1.5")
     assert checks.final_gap(config) == 0.2

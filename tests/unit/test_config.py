@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,17 @@ def load_config_from_dump(config):
     return type(config)(**yaml.safe_load(config.dump()))
 
 
-@pytest.mark.parametrize("family", ["mini", "resnet34"])
+def family_of(path):
+    """Such as mini, or mini_lm of its fine-tuning."""
+    return path.stem.partition("_")[0] + ("_lm" if "_lm_" in path.stem else "")
+
+
+@pytest.mark.parametrize("family", ["mini", "resnet34", "mini_lm", "resnet34_lm"])
 def test_a_family_differs_only_in_loss_and_margin(family):
     first = load_config(ROOT / "conf" / f"{family}_qmargin.yaml")
-    members = [load_config(path) for path in CONFIGS if path.stem.split("_")[0] == family]
+    members = [load_config(path) for path in CONFIGS if family_of(path) == family]
     members = [member for member in members if member.model == first.model]
-    assert len(members) > 2
+    assert len(members) > 1
     for member in members:
         assert differing(member, first) <= VARYING
 
@@ -45,6 +51,37 @@ def test_a_family_differs_only_in_loss_and_margin(family):
 def test_another_backbone_differs_only_in_the_model(name, reference):
     config, first = (load_config(ROOT / "conf" / f"{stem}.yaml") for stem in (name, reference))
     assert differing(config, first) == {"exp_dir", "model", "model_args"}
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "_lm_" in path.stem], ids=lambda path: path.stem)
+def test_fine_tuning_goes_on_with_the_network_and_loss_of_its_run(path):
+    """With a larger margin from the first step on, at a smaller rate, on longer crops at one speed."""
+    config, base = load_config(path), load_config(path.with_name(path.name.replace("_lm_", "_")))
+    assert not differing(config, base) & {
+        "model",
+        "model_args",
+        "projection_args",
+        "optimizer",
+        "optimizer_args",
+        "seed",
+    }
+    assert (config.head_init, config.model_init) == ("unperturbed", None)
+    assert config.margin_update.final_margin > base.margin_update.final_margin
+    assert (config.margin_update.increase_start_epoch, config.margin_update.fix_start_epoch) == (1, 1)
+    assert config.scheduler_args.initial_lr < 0.1 * base.scheduler_args.initial_lr
+    assert config.num_epochs < 0.2 * base.num_epochs
+    assert config.dataset_args.num_frms > base.dataset_args.num_frms
+    assert not config.dataset_args.speed_perturb
+
+
+def test_wespeakers_fine_tuning_is_to_the_letter():
+    """The values of resnet_lm.yaml of its VoxCeleb recipe; it means to leave speed perturbation out, and does not."""
+    config = load_config(ROOT / "conf" / "resnet34_lm_arcface.yaml")
+    schedule = config.scheduler_args
+    assert (config.num_epochs, config.num_avg, config.dataloader_args.batch_size) == (5, 1, 64)
+    assert (config.dataset_args.num_frms, config.dataset_args.aug_prob) == (600, 0.6)
+    assert (schedule.initial_lr, schedule.final_lr, schedule.warm_up_epoch) == (1e-4, 2.5e-5, 1)
+    assert (config.projection_args["scale"], config.margin_update.final_margin) == (32, 0.5)
 
 
 def differing(config, other):
@@ -101,7 +138,7 @@ def test_the_paper_recipe_is_to_the_letter():
     assert {
         name: (c.projection_args.get("alpha"), c.projection_args["scale"], c.margin_update.final_margin)
         for name, c in losses.items()
-        if name.startswith("resnet34")
+        if name.startswith("resnet34") and "_lm_" not in name
     } == {
         "resnet34_qmargin": (1.5, 10, 0.1),
         "resnet34_qmargin_a175": (1.75, 5, 0.1),
@@ -269,6 +306,44 @@ def test_overrides_reach_nested_keys_and_are_checked():
 def test_values_are_checked_against_each_other(item, match):
     with pytest.raises(InputError, match=match):
         load_config(ROOT / "conf" / "resnet34_qmargin.yaml", [item])
+
+
+def test_a_final_gap_is_a_margin(tmp_path):
+    base = "exp_dir: x\nprojection_args: {project_type: q_margin, alpha: 1.5, scale: 10}\n"
+    config = load_config(write(tmp_path, base + "margin_update: {final_gap: 1.0}\n"))
+    assert config.margin_update.final == pytest.approx(math.log(5) / 5)  # e^{5 m} / 5 = 1
+    assert load_config_from_dump(config) == config
+    assert f"final_margin: {config.margin_update.final_margin}" in config.dump()
+
+
+@pytest.mark.parametrize(
+    ("loss", "update", "match"),
+    [
+        ("q_margin", "final_gap: 2.0", r"margin_update.final_gap: input should be less than 2, found 2.0"),
+        ("q_margin", "final_gap: 0", r"margin_update.final_gap: input should be greater than 0, found 0"),
+        ("q_margin", "final_gap: 0.1", "final_gap: a gap of 0.1 is below the 0.2 that alpha 1.5 and scale 10 ask for"),
+        (
+            "q_margin",
+            "final_gap: 1, final_margin: 0.2",
+            r"\(1\) is a final_margin of 0.3219 .* is 0.2; give one of the",
+        ),
+        ("q_margin", "final_gap: 1, update_margin: false", "final_gap needs update_margin: true"),
+        (
+            "arc_margin",
+            "final_gap: 1",
+            "final_gap: arc_margin with alpha 1 never has a loss of zero.* give final_margin",
+        ),
+        ("kappa", "final_gap: 1", "final_gap: kappa with alpha 1 never has a loss of zero"),
+        ("softmax", "final_gap: 1", "final_gap: softmax with alpha 1 never has a loss of zero"),
+        ("a3m", "final_gap: 1", "final_gap: the margin of a3m is not in the reference measure .* give final_margin"),
+        ("entmax", "final_gap: 1", "final_gap: the margin of entmax is not in the reference measure"),
+        ("nothing", "final_gap: 1", "project_type 'nothing' is not known; valid names: [^;]*$"),
+    ],
+)
+def test_a_final_gap_that_no_margin_has(tmp_path, loss, update, match):
+    text = f"exp_dir: x\nprojection_args: {{project_type: {loss}}}\nmargin_update: {{{update}}}\n"
+    with pytest.raises(InputError, match=match):
+        load_config(write(tmp_path, text))
 
 
 def test_a_schedule_has_keys_of_its_own(tmp_path):

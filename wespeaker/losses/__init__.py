@@ -17,6 +17,7 @@ from wespeaker.losses.margins import (
     log_prior_margin,
     multiplicative_margin,
     zero_loss_gap,
+    zero_loss_margin,
 )
 from wespeaker.losses.prototypes import forget_momentum
 from wespeaker.losses.registry import PROJECT_TYPES, ProjectType, check_margin, validate_projection_args
@@ -53,4 +54,5 @@ __all__ = [
     "scaled_cosines",
     "validate_projection_args",
     "zero_loss_gap",
+    "zero_loss_margin",
 ]

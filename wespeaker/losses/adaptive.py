@@ -167,7 +167,7 @@ class KappaMargin(nn.Module):
     Source: KappaFace (Oinar et al., 2023).
     """
 
-    SHARDED = ("mean",)
+    SHARDED, PER_CLASS = ("mean",), ("psi", "known")
     psi: Tensor
     mean: Tensor
     known: Tensor

@@ -110,10 +110,18 @@ class Head(nn.Module):
     @property
     def sharded_names(self) -> frozenset[str]:
         """The keys of the state_dict whose rows are those of this process's classes; the others' are equal on all."""
+        return self._names("SHARDED")
+
+    @property
+    def per_class_names(self) -> frozenset[str]:
+        """Those of the others that have a number for each class of all processes."""
+        return self._names("PER_CLASS")
+
+    def _names(self, kind: str) -> frozenset[str]:
         return frozenset(
             f"{prefix}.{name}" if prefix else name
             for prefix, module in self.named_modules()
-            for name in getattr(module, "SHARDED", ())
+            for name in getattr(module, kind, ())
         )
 
     def _batch(self, embeddings: Tensor, labels: Tensor) -> Batch:

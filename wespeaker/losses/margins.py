@@ -185,6 +185,33 @@ def zero_loss_gap(alpha: float, scale: float, margin: float) -> float:
     return math.inf if b == 0.0 else math.exp(b * scale * margin) / (b * scale)
 
 
+def zero_loss_margin(alpha: float, scale: float, gap: float) -> float:
+    """Return the margin m = ln((α-1) s M) / ((α-1) s) whose `zero_loss_gap` is M.
+
+    Args:
+        alpha: above 1.
+        scale: s, above 0.
+        gap: M, a difference of cosines; at least the 1 / ((α-1) s) of margin 0.
+
+    Returns:
+        m, at least 0.
+
+    Raises:
+        ValueError: no margin has this gap.
+
+    Source: `zero_loss_gap`, solved for m.
+
+    >>> round(zero_loss_margin(1.5, 10.0, 1.0), 3), zero_loss_margin(1.5, 10.0, 0.2)
+    (0.322, 0.0)
+    """
+    if alpha <= 1.0:
+        raise ValueError("with alpha 1 no sample's loss is ever zero, whatever the margin")
+    least = zero_loss_gap(alpha, scale, 0.0)
+    if gap < least:
+        raise ValueError(f"a gap of {gap:g} is below the {least:.3g} that alpha {alpha:g} and scale {scale:g} ask for")
+    return math.log(gap / least) * least
+
+
 def curricular_negatives(
     cosines: Tensor, target: Tensor, here: Tensor, shards: Shards, *, margin: float, t: Tensor
 ) -> Tensor:

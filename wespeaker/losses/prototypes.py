@@ -37,7 +37,7 @@ class ClassSums(nn.Module):
     Embeddings that are zero or not finite are passed over.
     """
 
-    SHARDED = ("sums",)
+    SHARDED, PER_CLASS = ("sums",), ("counts",)
     sums: Tensor
     counts: Tensor
 
@@ -86,6 +86,7 @@ class PrototypeReinit(nn.Module):
     realigns prototypes and embeddings, not its rule; this rule is this project's.
     """
 
+    PER_CLASS = ("zeros",)
     zeros: Tensor
     epoch: Tensor
 

@@ -11,16 +11,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wespeaker.config import TrainConfig
-from wespeaker.errors import InputError, listing
 from wespeaker.losses import HeadOutput, build_head, forget_momentum, grad_norms
 from wespeaker.losses.shards import Shards
 from wespeaker.ranks import Ranks, gathered
-from wespeaker.train.checkpoint import HEAD_PREFIX, differences, load, load_backbone
+from wespeaker.train.checkpoint import HEAD_PREFIX, load, load_backbone
 from wespeaker.train.clipping import clip_grad_norm_over_ranks
+from wespeaker.train.model_init import check_names, head_state
 from wespeaker.train.optimizers import build_optimizer, load_states, states_by_name
 from wespeaker.train.precision import autocast, grad_scaler
-from wespeaker.train.resume import State, read_rows
-from wespeaker.train.task import Batch, Task
+from wespeaker.train.resume import CHECKPOINTS, State, read_facts, read_rows
+from wespeaker.train.task import Batch, Facts, Task
 
 
 @dataclass(frozen=True)
@@ -109,33 +109,27 @@ class Learner:
         out = replace(out, loss=out.loss.detach(), per_sample=out.per_sample.detach())  # so that the graph can go
         return StepOutput(out, embeddings.detach(), norms, loss_scale)
 
-    def start_from(self, path: Path, *, keep_head: bool) -> None:
+    def start_from(self, path: Path, *, head_init: str, facts: Facts) -> None:
         """Take the weights of a model file instead of random ones.
 
         Args:
             path: ``model_<epoch>.pt`` or ``avg_model.pt``.
-            keep_head: the prototypes too: classes are numbers there, so they must be the same people in the same order.
+            head_init: "keep", the prototypes too, which are of the same classes; "unperturbed", those of the speakers
+                at speed 1, without the speed classes that the file may have; or "reinit", none.
+            facts: of the task, which are compared with those of the file's run where it lies in a run folder.
 
         Raises:
-            InputError: the file is not of this network, or not of this head.
+            InputError: the file is not of this network, or not of this head and these classes.
 
         """
         weights = load(path)
         load_backbone(self.backbone, weights)
-        if not keep_head:
+        if head_init == "reinit":
             return
-        own = self.head.state_dict()
-        given = {key.removeprefix(HEAD_PREFIX): x for key, x in weights.items() if key.startswith(HEAD_PREFIX)}
-        for name in self.head.sharded_names & given.keys():
-            if len(given[name]) * self.shards.size == len(own[name]) * self.shards.num_classes:
-                rows = len(own[name]) // self.shards.size  # of a class
-                given[name] = given[name][self.shards.first * rows : self.shards.last * rows]
-        if odd := differences(given, own):
-            raise InputError(
-                f"{path} does not hold the head of the config: {listing(odd, 3)} missing, left over or of another size "
-                f"or kind; give head_init=reinit to start with new prototypes"
-            )
-        self.head.load_state_dict(given)
+        before = read_facts(path.parent / CHECKPOINTS)
+        check_names(before, facts, path)
+        state = head_state(self.head, weights, path, before=before, unperturbed=head_init == "unperturbed")
+        self.head.load_state_dict(state)
 
     def own_state(self) -> State:
         """Return what this rank alone has, for `read_rows`."""

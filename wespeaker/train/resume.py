@@ -29,12 +29,14 @@ from wespeaker.errors import InputError, listing
 from wespeaker.files import write_lines
 from wespeaker.ranks import Ranks, gathered
 from wespeaker.train.checkpoint import load, write
+from wespeaker.train.task import Facts
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 State = dict[str, Any]
 
+CHECKPOINTS = "checkpoint"  # their folder, among a run's models
 RUN, FILES = "run.pt", "files.json"
 KEPT = 2  # checkpoints; the one before the last is for a disk that damages the last one
 CHUNK_BYTES = 1 << 24
@@ -172,6 +174,12 @@ def saved_steps(folder: Path) -> list[int]:
 def read_run(folder: Path) -> State:
     """Return what all ranks have in common."""
     return load(folder / RUN)
+
+
+def read_facts(folder: Path) -> Facts:
+    """Return the facts of the run whose checkpoints lie in a folder; none where there are no checkpoints."""
+    steps = saved_steps(folder)
+    return dict(load(folder / f"step_{steps[-1]}" / RUN, mmap=True)["facts"]) if steps else {}
 
 
 def read_ranks(folder: Path) -> list[State]:

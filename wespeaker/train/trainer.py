@@ -34,7 +34,7 @@ from wespeaker.train.finite import FiniteCheck, Taken
 from wespeaker.train.learner import Learner
 from wespeaker.train.meter import Meter
 from wespeaker.train.preemption import Agreement, Preempted, leave_signals_to_parent, noted_signals
-from wespeaker.train.resume import Checkpoints, read_ranks, read_run
+from wespeaker.train.resume import CHECKPOINTS, Checkpoints, read_ranks, read_run
 from wespeaker.train.runlog import MetricsFile, check_run_folder, log_to_file, write_run_folder
 from wespeaker.train.task import Batch, Task, changes
 from wespeaker.watch import is_exchange, place_of_exchange
@@ -51,11 +51,16 @@ def train(config: TrainConfig, task: Task, *, ranks: Ranks) -> None:
         ranks: this process among those of the run.
 
     Raises:
-        InputError: data or folder do not fit the config, another process trains in the folder, or a number is not
-            finite: which, in which step and of which examples is in the message and in a dump.
+        InputError: data, folder or model_init do not fit the config, another process trains in the folder, or a number
+            is not finite: which, in which step and of which examples is in the message and in a dump.
         Preempted: SIGTERM or SIGUSR1 came; what was trained is in a checkpoint.
 
     """
+    if config.model_init is None and config.head_init != "keep":
+        raise InputError(
+            f"head_init: {config.head_init} is about the weights that a run starts from, and there are none: give "
+            f"model_init=exp/<name>/models/avg_model.pt (run.sh does in stage 9)"
+        )
     folder = Path(config.exp_dir)
     check_run_folder(folder, config, world_size=ranks.world_size)  # by all, so that all say what is wrong
     wait_for_all(ranks)
@@ -78,7 +83,7 @@ class _Run:
         self.config, self.task, self.ranks = config, task, ranks
         self.folder = Path(config.exp_dir)
         self.models = self.folder / "models"
-        self.checkpoints = Checkpoints(self.models / "checkpoint", ranks)
+        self.checkpoints = Checkpoints(self.models / CHECKPOINTS, ranks)
         self.learner = Learner(config, task, ranks)
         self.finite = FiniteCheck(self.folder, self.learner.parameters, ranks)
         self.agreement = Agreement(ranks)
@@ -291,8 +296,10 @@ class _Run:
         folder = self.checkpoints.newest()
         if folder is None:
             if self.config.model_init is not None:
-                keep_head = self.config.head_init == "keep"
-                self.learner.start_from(Path(self.config.model_init), keep_head=keep_head)
+                logger.info("starting from %s (head_init %s)", self.config.model_init, self.config.head_init)
+                self.learner.start_from(
+                    Path(self.config.model_init), head_init=self.config.head_init, facts=self.task.facts
+                )
             return 0
         run, ranks = read_run(folder), read_ranks(folder)
         if differences := changes(run["facts"], self.task.facts):

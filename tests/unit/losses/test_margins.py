@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import brentq
 
-from wespeaker.losses import angular_margin, cosine_margin, log_prior_margin, zero_loss_gap
+from wespeaker.losses import angular_margin, cosine_margin, log_prior_margin, zero_loss_gap, zero_loss_margin
 
 
 def test_cosine_margin_subtracts():
@@ -72,3 +73,17 @@ def test_log_prior_margin_is_minus_scale_times_margin():
 )
 def test_zero_loss_gap(alpha, scale, margin, published):
     assert zero_loss_gap(alpha, scale, margin) == pytest.approx(published, abs=0.03)
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(1.25, 35.0), (1.5, 10.0), (1.75, 5.0), (2.0, 5.0), (3.0, 2.0)])
+@pytest.mark.parametrize("gap", [0.33, 0.6, 1.0, 1.9])
+def test_the_margin_of_a_gap_is_the_root_of_the_gap(alpha, scale, gap):
+    root = brentq(lambda margin: zero_loss_gap(alpha, scale, margin) - gap, 0.0, 10.0, xtol=1e-14)
+    assert zero_loss_margin(alpha, scale, gap) == pytest.approx(root, abs=1e-12)
+
+
+def test_there_are_gaps_that_no_margin_has():
+    with pytest.raises(ValueError, match=r"a gap of 0.19 is below the 0.2 that alpha 1.5 and scale 10 ask for"):
+        zero_loss_margin(1.5, 10.0, 0.19)
+    with pytest.raises(ValueError, match="with alpha 1 no sample's loss is ever zero"):
+        zero_loss_margin(1.0, 32.0, 1.0)
