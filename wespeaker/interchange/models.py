@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from wespeaker.config import Config, load_config
+from wespeaker.config import Config, load_config, read_document, validated
 from wespeaker.errors import InputError
+from wespeaker.interchange.config import is_wespeakers, translate
 from wespeaker.speaker_net import SpeakerNet
 from wespeaker.train.checkpoint import load, load_backbone, weights_of
+
+logger = logging.getLogger(__name__)
 
 
 def load_speaker_net(folder: Path, *, checkpoint: Path | None = None) -> tuple[Config, SpeakerNet]:
@@ -30,7 +34,21 @@ def load_speaker_net(folder: Path, *, checkpoint: Path | None = None) -> tuple[C
             f"{folder} is not a run folder (it has no config.yaml); run the training stage first, or name a folder "
             f"with config.yaml and avg_model.pt"
         )
-    config = load_config(path)
+    config = _load_config(path)
     net = SpeakerNet(config)
     load_backbone(net.model, load(checkpoint or weights_of(folder)))
     return config, net.eval()
+
+
+def _load_config(path: Path) -> Config:
+    """Read a config to embed with; what WeSpeaker's says about training need not be possible here."""
+    try:
+        return load_config(path)
+    except InputError as error:
+        document = read_document(path)
+        if not is_wespeakers(document):
+            raise
+        embedding = translate(document).embedding()
+        config = validated(embedding.values, str(path), [str(note) for note in embedding.of("refused")], Config)
+        logger.warning("taken for embeddings alone, since it cannot be trained with here: %s", error)
+        return config
