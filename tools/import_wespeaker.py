@@ -34,13 +34,14 @@ def main() -> None:
     document = read_document(path)
     if not is_wespeakers(document):
         raise InputError(f"{path} is no config of WeSpeaker's; what is ours needs no import")
+    config = load_config(path)
     print(f"# {path}, a config of WeSpeaker's")
     for line in translate(document).report():
         print(f"# {line}")
     if args.config is not None:
-        print(load_config(path).dump(), end="")
-        return
-    import_model(args.wespeaker_dir, args.exp_dir)
+        print(config.dump(), end="")
+    else:
+        import_model(args.wespeaker_dir, args.exp_dir)
 
 
 def import_model(folder: Path, exp_dir: Path | None) -> None:
@@ -48,15 +49,17 @@ def import_model(folder: Path, exp_dir: Path | None) -> None:
     from wespeaker.interchange.importing import read_model, write_model  # here, for a config needs no network
 
     model = read_model(folder)
-    head = "prototypes that training can go on with" if model.has_head else "a head that is not here"
     print(f"{model.config.model}: {model.num_parameters:,} parameters, all of the shapes of the config")
-    print("no head" if model.num_classes is None else f"{model.num_classes:,} classes, {head}")
-    for path in model.mean_vecs:
-        print(f"mean of the training embeddings: {path}")
+    if model.num_classes is not None:
+        head = "prototypes that training can go on with" if model.has_head else "their head is not here"
+        print(f"{model.num_classes:,} classes, {head}")
+    for place in model.mean_vecs:
+        print(f"mean of embeddings: {place}")
     if exp_dir is not None:
         write_model(model, exp_dir)
-        print(f"written to {exp_dir}; embed and score with bash run.sh --stage 4 --config {exp_dir}/config.yaml")
-        print(f"  --checkpoint {exp_dir}/models/avg_model.pt, or start from it with --set model_init=...")
+        weights = exp_dir / "models" / "avg_model.pt"
+        print(f"written to {exp_dir}; embed and score: bash run.sh --stage 4 --config {exp_dir}/config.yaml", end=" ")
+        print(f"--checkpoint {weights}; train on: --set model_init={weights}")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def read_wespeakers(
     Args:
         document: as it was read.
         where: what the log calls it.
-        overridden: names of our keys or sections that are given otherwise; what the document says of them is not refused.
+        overridden: names of our keys or sections that are given otherwise, so that theirs of that name are not refused.
 
     Returns:
         Values to be checked, and a sentence for each key that cannot be honoured.

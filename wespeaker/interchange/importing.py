@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wespeaker.config import Config
+from wespeaker.config import Config, load_config
 from wespeaker.errors import InputError
 from wespeaker.eval.embeddings import load_mean_vec
 from wespeaker.files import replacing
@@ -44,9 +44,11 @@ def read_model(folder: Path) -> Model:
     """Read a run folder of WeSpeaker's, or a folder in which it published a model.
 
     Raises:
-        InputError: the config cannot be honoured, or the weights are not of its network; the differences are named.
+        InputError: the config cannot be honoured in full, or the weights are not of its network; the differences are
+            named.
 
     """
+    load_config(folder / CONFIG)  # of a model that can only embed here, there is no run folder
     config, net = load_speaker_net(folder)
     head, num_classes = _head(load(weights_of(folder)), config)
     mean_vecs = {path.relative_to(folder): load_mean_vec(path) for path in folder.glob("embeddings/*/mean_vec.npy")}

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+import yaml
+from written_out import resnet_keys
 
 # The keys of its YAML files (their values are this test's): none of them is ours alone.
 RECIPE: dict[str, Any] = {
@@ -73,6 +79,9 @@ SAVED: dict[str, Any] = {
 }
 
 
+RESNET18 = (2, 2, 2, 2)  # blocks in each stage
+
+
 def recipe(**changes: Any) -> dict[str, Any]:
     """The YAML's document; a change is merged into the section of its name, and None as a section's value stays."""
     return merged(RECIPE, changes)
@@ -89,3 +98,26 @@ def merged(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         inside = isinstance(value, dict) and isinstance(new.get(key), dict)
         new[key] = merged(new[key], value) if inside else copy.deepcopy(value)
     return new
+
+
+def resnet18_weights(*, embed_dim: int, num_classes: int, two_emb_layer: bool = False) -> dict[str, torch.Tensor]:
+    """Random weights of WeSpeaker's ResNet18 and its head, as its average_model.py leaves them: all in fractions."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for key, shape in resnet_keys(RESNET18, embed_dim=embed_dim, two_emb_layer=two_emb_layer).items():
+        fan_in = max(1, torch.Size(shape[1:]).numel())
+        weights[key] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+        if key.endswith("running_var") or (key.endswith("weight") and len(shape) == 1):
+            weights[key] = torch.rand(shape, generator=generator) + 0.5
+        elif key.endswith("num_batches_tracked"):
+            weights[key] = torch.tensor(1234.5)
+    weights["projection.weight"] = torch.randn(num_classes, embed_dim, generator=generator)
+    return weights
+
+
+def write_folder(folder: Path, document: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> Path:
+    """Write a folder as WeSpeaker publishes a model: both files side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.dump(document))
+    torch.save(dict(weights), folder / "avg_model.pt")
+    return folder
