@@ -38,6 +38,7 @@ RECIPE: dict[str, Any] = {
         "speed_perturb": True,
         "num_frms": 180,
         "aug_prob": 0.55,
+        "frontend": "fbank",
         "fbank_args": {"num_mel_bins": 64, "frame_shift": 10, "frame_length": 25, "dither": 0.9},
         "spec_aug": False,
         "spec_aug_args": {"num_t_mask": 2, "num_f_mask": 1, "max_t": 9, "max_f": 7, "prob": 0.5},

@@ -67,8 +67,8 @@ class FbankArgs(Section):
     """Kaldi's log mel filterbank (Povey pre-emphasis .97, Hamming window, power spectrum, 20 Hz to Nyquist)."""
 
     num_mel_bins: PositiveInt = 80
-    frame_length: PositiveFloat = 25.0  # ms
-    frame_shift: PositiveFloat = 10.0  # ms
+    frame_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 25.0  # ms
+    frame_shift: Annotated[float, Field(ge=1.0, le=1000.0)] = 10.0  # ms
     dither: NonNegativeFloat = 1.0  # training only; standard deviation in steps of 16-bit audio
 
 
@@ -91,7 +91,7 @@ class SpecAugArgs(Section):
 class DatasetArgs(Section):
     """What a training example is: crop, speed, augmentation, features."""
 
-    resample_rate: PositiveInt = 16000  # Hz
+    resample_rate: Annotated[int, Field(ge=1000, le=384_000)] = 16000  # Hz
     num_frms: PositiveInt = 200  # frames in a training crop
     speed_perturb: bool = True  # speed 1.0, .9 or 1.1, each a third
     speed_as_new_speaker: bool = True  # each speed of a speaker is a class of its own; false: the speeds share one

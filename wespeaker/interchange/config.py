@@ -40,8 +40,8 @@ IDLE: Mapping[str, str] = {
     "dataset_args.sample_num_per_epoch": "an epoch is all utterances",
     "dataset_args.shuffle": "each epoch has an order of its own over all utterances",
     "dataset_args.shuffle_args": "there is no shuffle buffer, for crops are read out of order",
-    "dataset_args.filter_args.max_num_frames": "it bounds WeSpeaker's shuffle buffer; here a crop may lie anywhere in "
-    "its utterance, and no more than the crop is read",
+    "dataset_args.filter_args.max_num_frames": "it bounds WeSpeaker's shuffle buffer (and makes crops near the ends "
+    "of longer utterances rarer); here a crop may lie anywhere in its utterance, of which no more is read",
     "dataset_args.frontend": "fbank is the only one",
     "dataset_args.cmvn": "the mean over time is always subtracted",
     "dataset_args.cmvn_args": "the mean over time is always subtracted, the variance left",
@@ -297,6 +297,8 @@ def _fine_tuning(reading: _Reading) -> None:
             "; WeSpeaker writes speed_perturb: false here and perturbs the speed all the same, with three classes a "
             "speaker: give dataset_args.speed_perturb=true if the prototypes are to be kept"
         )
+    if not (reading.get("model_init") or reading.get("checkpoint")):
+        text += "; without it the weights are random: give model_init=BASE/models/avg_model.pt"
     reading.drop("do_lm", "idle", text)
     if reading.get("projection_args.project_type") == "arc_margin_intertopk_subcenter":
         why = "WeSpeaker's fine-tuning has no penalty on the nearest negatives"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from wespeaker.config import Config, load_config
@@ -83,11 +84,13 @@ def _head(weights: Mapping[str, Any], config: Config) -> tuple[dict[str, Any], i
     """Return the head's weights, empty where the config's head has others, and the number of its classes."""
     given = {str(k).removeprefix(HEAD_PREFIX): x for k, x in weights.items() if str(k).startswith(HEAD_PREFIX)}
     rows = given.get("weight", given.get("trans.2.weight"))  # WeSpeaker's softmax is the last of three layers
-    if rows is None:
+    per_class = config.projection_args.get("K", 1)
+    if not (isinstance(rows, torch.Tensor) and rows.ndim == 2 and len(rows) >= per_class):
         return {}, None
-    num_classes = len(rows) // config.projection_args.get("K", 1)
+    num_classes = len(rows) // per_class
     own = build_head(config.projection_args, embed_dim=config.model_args.embed_dim, num_classes=num_classes)
-    if "bias" in given and given["bias"].numel() == 1:  # SphereFace2's, (1, 1) there
-        given["bias"] = given["bias"].reshape(())
+    bias = given.get("bias")
+    if isinstance(bias, torch.Tensor) and bias.numel() == 1:  # SphereFace2's, (1, 1) there
+        given["bias"] = bias.reshape(())
     fits = not differences(given, own.state_dict())
     return {HEAD_PREFIX + name: value for name, value in given.items()} if fits else {}, num_classes

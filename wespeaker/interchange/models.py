@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
 from wespeaker.config import Config, load_config, read_document, validated
 from wespeaker.errors import InputError
 from wespeaker.interchange.config import is_wespeakers, translate
+from wespeaker.models import build_model
 from wespeaker.speaker_net import SpeakerNet
-from wespeaker.train.checkpoint import load, load_backbone, weights_of
+from wespeaker.train.checkpoint import backbone_weights, load, load_backbone, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,15 @@ def load_speaker_net(folder: Path, *, checkpoint: Path | None = None) -> tuple[C
             f"{folder} is not a run folder (it has no config.yaml); run the training stage first, or name a folder "
             f"with config.yaml and avg_model.pt"
         )
-    config = _load_config(path)
+    config, weights = _load_config(path), load(checkpoint or weights_of(folder))
+    try:
+        with torch.device("meta"):  # shapes alone: what does not fit takes no memory
+            shapes = build_model(config.model, **config.model_args.model_dump())
+    except (RuntimeError, TypeError) as error:  # torch's answers to sizes that no tensor has
+        raise InputError(f"{path}: model_args make no network ({str(error).splitlines()[0]})") from error
+    backbone_weights(shapes, weights)
     net = SpeakerNet(config)
-    load_backbone(net.model, load(checkpoint or weights_of(folder)))
+    load_backbone(net.model, weights)
     return config, net.eval()
 
 

@@ -39,7 +39,7 @@ def warnings(caplog):
 def test_every_key_with_the_same_meaning_is_taken(load):
     """All that the document gives is in the config, value by value, but for the keys named here."""
     idle = {"gpus", "enable_amp", "loss", "loss_args"}
-    idle_data = {"sample_num_per_epoch", "shuffle", "shuffle_args", "filter_args"}
+    idle_data = {"sample_num_per_epoch", "shuffle", "shuffle_args", "filter_args", "frontend"}
     config = load(recipe()).model_dump()
     for key, value in RECIPE.items():
         if isinstance(value, dict) and key not in idle:
@@ -64,6 +64,7 @@ def test_each_key_without_meaning_is_one_warning(load, warnings):
     first = [
         *("gpus", "enable_amp", "do_lm", "loss", "loss_args", "dataset_args.sample_num_per_epoch"),
         *("dataset_args.shuffle", "dataset_args.shuffle_args", "dataset_args.filter_args.max_num_frames"),
+        "dataset_args.frontend",
     ]
     assert sorted(text.split(" has no meaning here: ")[0] for text in warnings()) == sorted(first)
     assert any(text == "gpus has no meaning here: run.sh --gpus or --nproc says where to train" for text in warnings())
@@ -141,6 +142,13 @@ def test_initial_weights_come_without_prototypes_and_a_first_checkpoint_with_the
 def test_fine_tuning_says_what_speed_perturb_hides(load, warnings):
     load(saved(do_lm=True, dataset_args={"speed_perturb": False}))
     assert "give dataset_args.speed_perturb=true if the prototypes are to be kept" in " ".join(warnings())
+
+
+def test_fine_tuning_from_nowhere_is_warned_of(load, warnings):
+    load(saved(do_lm=True, model_init="exp/a/models/avg_model.pt"))
+    assert "the weights are random" not in " ".join(warnings())
+    load(recipe(do_lm=True))
+    assert "give model_init=BASE/models/avg_model.pt" in " ".join(warnings())
 
 
 def test_no_noise_means_no_augmentation(load):

@@ -189,3 +189,11 @@ def test_a_published_model_without_its_head(folder):
     del weights["projection.weight"]
     model = read_model(write_folder(folder, document(), weights))
     assert (model.num_classes, model.has_head) == (None, False)
+
+
+def test_sizes_that_no_network_has_are_a_sentence_and_take_no_memory(folder):
+    for size, match in ((2**31, r"do not fit the network .* seg_1\.bias"), (2**62, "model_args make no network")):
+        args = {"model_args": {"embed_dim": size}}
+        write_folder(folder, document(**args), load(folder / "avg_model.pt"))
+        with pytest.raises(InputError, match=match):
+            load_speaker_net(folder)
