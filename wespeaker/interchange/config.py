@@ -72,9 +72,9 @@ OTHER_PROJECTIONS: Mapping[str, str] = {
     "projection_args.project_type=sphere for SphereFace-R, or another loss",
 }
 
-# What makes an embedding; the other keys are about training.
+# What makes an embedding, and what would make another if it were possible; the other keys are about training.
 EMBEDDING = ("model", "model_args", "dataset_args.resample_rate", "dataset_args.fbank_args")
-FRONT_END = ("dataset_args.frontend", "dataset_args.cmvn", "dataset_args.cmvn_args")
+OTHER_EMBEDDING = ("dataset_args.frontend", "dataset_args.cmvn", "dataset_args.cmvn_args", "model_args.config_str")
 
 # Where this recipe differs on purpose, and the key that brings WeSpeaker's way back.
 OURS: Mapping[str, str] = {
@@ -122,12 +122,12 @@ class Translation:
         return lines + [f"this recipe's own is {note}" for note in self.of("ours")]
 
     def embedding(self) -> Translation:
-        """Return what makes embeddings, without what is about training; a Config has to say something there."""
+        """Return what makes embeddings, and of training what a Config must have."""
         reading = _Reading({"exp_dir": "", "projection_args": {"project_type": "softmax"}})
         for name in EMBEDDING:
             if (value := _find(self.values, name)) is not None:
                 reading.set(name, value)
-        return Translation(reading.values, tuple(note for note in self.notes if note.key in FRONT_END))
+        return Translation(reading.values, tuple(note for note in self.notes if note.key in OTHER_EMBEDDING))
 
 
 def is_wespeakers(document: Mapping[Any, Any]) -> bool:

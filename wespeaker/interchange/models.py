@@ -58,6 +58,7 @@ def _load_config(path: Path) -> Config:
         if not is_wespeakers(document):
             raise
         embedding = translate(document).embedding()
-        config = validated(embedding.values, str(path), [str(note) for note in embedding.of("refused")], Config)
+        values = {**embedding.values, "exp_dir": str(path.parent)}
+        config = validated(values, str(path), [str(note) for note in embedding.of("refused")], Config)
         logger.warning("taken for embeddings alone, since it cannot be trained with here: %s", error)
         return config

@@ -114,11 +114,18 @@ def test_a_model_that_cannot_be_trained_here_embeds_all_the_same(folder, tmp_pat
         read_model(tmp_path / "softmax")
 
 
-def test_a_front_end_that_is_not_here_is_refused_for_embeddings_too(folder):
-    write_folder(folder, document(dataset_args={"frontend": "s3prl"}), {})
-    with pytest.raises(InputError, match=r"frontend: 's3prl' is not possible here") as error:
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"dataset_args": {"frontend": "s3prl"}}, r"frontend: 's3prl' is not possible here"),
+        ({"model": "CAMPPlus", "model_args": {"config_str": "batchnorm"}}, r"config_str: must be batchnorm-relu"),
+    ],
+)
+def test_what_would_make_other_embeddings_is_refused(changes, match, folder):
+    write_folder(folder, document(**changes, loss="MSELoss"), {})
+    with pytest.raises(InputError, match=match) as error:
         load_speaker_net(folder)
-    assert "\n" not in str(error.value)
+    assert "MSELoss" not in str(error.value)
 
 
 def test_ours_with_an_error_is_not_taken_for_embeddings(folder, caplog):
