@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from wespeaker import checks
 from wespeaker.documents import parse_yaml
 from wespeaker.errors import InputError, nearest
+from wespeaker.interchange.config import is_wespeakers, read_wespeakers
 from wespeaker.losses import validate_projection_args
 from wespeaker.models import campplus, check_model, ecapa_tdnn, resnet, tdnn
 from wespeaker.models.pooling import PoolingFunc
@@ -67,8 +68,8 @@ class FbankArgs(Section):
     """Kaldi's log mel filterbank (Povey pre-emphasis .97, Hamming window, power spectrum, 20 Hz to Nyquist)."""
 
     num_mel_bins: PositiveInt = 80
-    frame_length: PositiveFloat = 25.0  # ms
-    frame_shift: PositiveFloat = 10.0  # ms
+    frame_length: Annotated[float, Field(ge=2.0, le=1000.0)] = 25.0  # ms
+    frame_shift: Annotated[float, Field(ge=1.0, le=1000.0)] = 10.0  # ms
     dither: NonNegativeFloat = 1.0  # training only; standard deviation in steps of 16-bit audio
 
 
@@ -91,7 +92,7 @@ class SpecAugArgs(Section):
 class DatasetArgs(Section):
     """What a training example is: crop, speed, augmentation, features."""
 
-    resample_rate: PositiveInt = 16000  # Hz
+    resample_rate: Annotated[int, Field(ge=1000, le=384_000)] = 16000  # Hz
     num_frms: PositiveInt = 200  # frames in a training crop
     speed_perturb: bool = True  # speed 1.0, .9 or 1.1, each a third
     speed_as_new_speaker: bool = True  # each speed of a speaker is a class of its own; false: the speeds share one
@@ -426,15 +427,34 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type[TrainConfig] = Config) -> TrainConfig:
-    """Read a config file, apply overrides, and check all of it.
+    """Read a config file, apply overrides, and check all of it. One of WeSpeaker's is translated, see `interchange`.
 
     Args:
         path: a YAML file.
-        overrides: ``section.key=value`` items, the value in YAML's notation.
+        overrides: ``section.key=value`` items, the value in YAML's notation; the keys are ours.
         schema: what keys there are; the default is the one of speakers.
 
     Raises:
         InputError: naming every problem of the file and the overrides at once.
+
+    """
+    values = read_document(path)
+    sentences: list[str] = []
+    if issubclass(schema, Config) and is_wespeakers(values):
+        values, sentences = read_wespeakers(values, path, [item.partition("=")[0] for item in overrides])
+    for item in overrides:
+        try:
+            _override(values, item)
+        except InputError as error:
+            sentences.append(str(error))
+    return validated(values, f"{path}" + (f" with {' '.join(overrides)}" if overrides else ""), sentences, schema)
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values, whatever they are.
+
+    Raises:
+        InputError: it is missing, or no such file.
 
     """
     path = Path(path)
@@ -447,18 +467,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, schema: type
     values = parse_yaml(text, path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must be a mapping of keys to values, found {type(values).__name__}")
-    sentences = []
-    for item in overrides:
-        try:
-            _override(values, item)
-        except InputError as error:
-            sentences.append(str(error))
+    return values
+
+
+def validated(values: dict[str, Any], where: str, problems: Sequence[str], schema: type[AnyConfig]) -> AnyConfig:
+    """Check values as a config.
+
+    Args:
+        values: of a document.
+        where: what the error calls them.
+        problems: sentences about what is wrong already.
+        schema: what keys there are.
+
+    Raises:
+        InputError: naming every problem.
+
+    """
+    sentences = [*problems]
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
         sentences += _sentences(error, schema)
     if sentences:
-        where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
         raise InputError(f"{where}: " + "\n  ".join(sentences if len(sentences) == 1 else ["", *sentences]))
     return config
 

@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from conftest import RATE, ROOT, encode_m4a
 from fuzzing import Family, attack
 from PIL import Image
+from wespeakers import saved, write_folder
 
 from wespeaker.config import load_config
 from wespeaker.data.audio import AudioSource, read_audio, read_header, read_whole
@@ -49,6 +51,8 @@ from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
 from wespeaker.eval.faces.embeddings import FaceEmbeddings, load_face_embeddings, write_face_embeddings
+from wespeaker.interchange.importing import read_model
+from wespeaker.models import build_model
 from wespeaker.report.runs import read_runs
 from wespeaker.train import checkpoint
 
@@ -239,10 +243,23 @@ def face_family(file: str, read: object) -> Family:
     return Family(f"faces {file}", file, build_faces, read)
 
 
+def build_wespeakers(folder: Path) -> None:
+    """Write a model as WeSpeaker publishes them, of a few hundred weights."""
+    size = {"feat_dim": 8, "embed_dim": 4, "hid_dim": 4, "stats_dim": 4}
+    weights = {**build_model("XVEC", **size).state_dict(), "projection.weight": torch.ones(6, 4)}
+    document = saved(model="XVEC", dataset_args={"fbank_args": {"num_mel_bins": 8}})
+    write_folder(folder, {**document, "model_args": size}, weights)
+
+
 def build_calibration(folder: Path) -> None:
     save_calibration(folder / "c.json", CALIBRATION)
 
 
+WESPEAKERS = saved(
+    do_lm=True,
+    checkpoint="exp/a/models/model_0.pt",
+    projection_args={"project_type": "sphereface2", "lanbuda": 0.7, "t": 3, "margin_type": "C"},
+)
 CALIBRATION = Calibration("asnorm", 0.01, {"score": 1.5}, -0.5, 10, 20, "f" * 64)
 
 FAMILIES = [
@@ -271,6 +288,8 @@ FAMILIES = [
         "normalised scores", "a b 0.5 target 3.5 4.5 .1 .2\na c 1 nontarget 3 4 0 .1\n", read_normalised_scores
     ),
     text_family("config", (ROOT / "conf" / "resnet34_qmargin.yaml").read_text(), load_config),
+    text_family("WeSpeaker's config", yaml.dump(WESPEAKERS), load_config),
+    *(Family(f"WeSpeaker's {name}", name, build_wespeakers, read_model) for name in ("config.yaml", "avg_model.pt")),
     Family("calibration", "c.json", build_calibration, lambda folder: load_calibration(folder / "c.json")),
     *map(run_family, ("scores/results.json", "scores/t.score", "config.yaml", "env.json", "metrics.jsonl")),
     *(face_family(file, read_record_file) for file in ("train.rec", "train.idx")),

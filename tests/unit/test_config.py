@@ -298,6 +298,8 @@ def test_overrides_reach_nested_keys_and_are_checked():
         ("scheduler=StepDecreese", "unknown scheduler 'StepDecreese'; did you mean 'StepDecrease'"),
         ("scheduler=StepDecrease", "scheduler_args: milestones: is required; final_lr: unknown key"),
         ("scheduler_args=3", "scheduler_args: must be a mapping of keys to values, found 3"),
+        ("dataset_args.resample_rate=16", "greater than or equal to 1000, found 16"),
+        ("dataset_args.fbank_args.frame_length=1.0e+9", "less than or equal to 1000, found"),
         ("precision=fp8", "precision: input should be 'float32', 'bf16' or 'fp16'"),
         ("projection_args={project_type: sphere}", "margin_update.initial_margin: margin must be a factor on the"),
         ("projection_args={project_type: arc_margn}", "did you mean 'arc_margin'"),

@@ -101,6 +101,16 @@ def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
             part gives embeddings that look like embeddings.)
 
     """
+    backbone.load_state_dict(backbone_weights(backbone, weights))
+
+
+def backbone_weights(backbone: nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the weights of a model file that fill a backbone, which may be without storage (``meta``).
+
+    Raises:
+        InputError: as `load_backbone`.
+
+    """
     own = backbone.state_dict()
     given = {
         key: _whole(value) if str(key).endswith(COUNTER) else value
@@ -108,13 +118,13 @@ def load_backbone(backbone: nn.Module, weights: dict[str, Any]) -> None:
         if not str(key).startswith(HEAD_PREFIX)
     }
     odd = sorted(own.keys() ^ given.keys(), key=str)
-    odd += [key for key in own.keys() & given.keys() if not _fits(given[key], own[key])]
+    odd += [key for key in own if key in given and not _fits(given[key], own[key])]
     if odd:
         raise InputError(
             f"the weights do not fit the network of the config: {listing(odd, 3)} missing, left over or of another "
             f"size or kind; is this the checkpoint of this run folder?"
         )
-    backbone.load_state_dict(given)
+    return given
 
 
 def _whole(count: object) -> object:
