@@ -71,7 +71,7 @@ def write_model(model: Model, exp_dir: Path) -> None:
 
     """
     config = model.config.model_copy(update={"exp_dir": str(exp_dir)})
-    if (exp_dir / CONFIG).exists() and (exp_dir / CONFIG).read_bytes() != config.dump().encode():
+    if (exp_dir / CONFIG).exists() and load_config(exp_dir / CONFIG) != config:
         raise InputError(f"{exp_dir} is the folder of another run (its {CONFIG} differs); give another --exp_dir")
     save(dict(model.weights), exp_dir / "models" / AVERAGE)
     for path, mean_vec in model.mean_vecs.items():
