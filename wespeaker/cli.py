@@ -199,7 +199,8 @@ def _enroll(args: argparse.Namespace) -> int:
     is_new = not args.store.exists()
     with open_store(args.store, create=True) as store:
         store.enrol(person, embedder.card, replace=args.replace)
-    lines = [f"{person.name} is enrolled in {args.store} with {person.num_files} file(s), {person.seconds:.1f} s"]
+    files = "1 file" if person.num_files == 1 else f"{person.num_files} files"
+    lines = [f"{person.name} is enrolled in {args.store} with {files}, {person.seconds:.1f} s"]
     if is_new:
         lines.append(f"{args.store} is new. {CONSENT}")
     values = {**person_json(person), **model_json(embedder.card), "store": os.fspath(args.store)}
