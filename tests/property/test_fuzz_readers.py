@@ -23,6 +23,7 @@ import torch
 from conftest import RATE, ROOT, encode_m4a
 from fuzzing import Family, attack
 from PIL import Image
+from tiny_models import DIM, decision, tiny_card, write_onnx
 
 from wespeaker.config import load_config
 from wespeaker.data.audio import AudioSource, read_audio, read_header, read_whole
@@ -35,6 +36,9 @@ from wespeaker.data.measure import measure
 from wespeaker.data.shards import ShardIndex, load_index, read_shard_list, save_index, scan_shard
 from wespeaker.data.trials import Trials, read_normalised_scores, read_scores, read_trials, write_scores
 from wespeaker.data.utterances import merge_tables
+from wespeaker.deploy.card import Card
+from wespeaker.deploy.embedder import load_embedder
+from wespeaker.deploy.store import new_person, open_store
 from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
@@ -207,6 +211,31 @@ def build_calibration(folder: Path) -> None:
     save_calibration(folder / "c.json", CALIBRATION)
 
 
+CARD = tiny_card(mean_vec=(0.5,) * DIM, decision=decision(**{"0.01": 0.5}))
+
+
+def build_store(folder: Path) -> None:
+    (folder / "a.sqlite").unlink(missing_ok=True)
+    with open_store(folder / "a.sqlite", create=True) as store:
+        for name in ("anna", "berta"):
+            store.enrol(new_person(name, np.ones(DIM, np.float32), num_files=1, seconds=2.5), CARD)
+
+
+def use_store(folder: Path) -> None:
+    """Read everyone, add somebody and delete somebody, each of which may be refused."""
+    with open_store(folder / "a.sqlite") as store:
+        store.check_model(CARD)
+        for person in store.people():
+            assert np.isfinite(person.voiceprint).all()
+    with open_store(folder / "a.sqlite", create=True) as store:
+        store.enrol(new_person("carla", np.ones(DIM, np.float32), num_files=1, seconds=2.5), CARD, replace=True)
+        store.forget("anna")
+
+
+def use_model(folder: Path) -> None:
+    assert load_embedder(folder / "a.onnx").embed(np.ones(800, np.float32)).shape == (DIM,)
+
+
 CALIBRATION = Calibration("asnorm", 0.01, {"score": 1.5}, -0.5, 10, 20, "f" * 64)
 
 FAMILIES = [
@@ -239,6 +268,9 @@ FAMILIES = [
         for file in ("tid_mid", "pairs", "points")
     ),
     face_family("faces.npz", lambda folder: load_face_embeddings([folder / "faces.npz"])),
+    Family("card", "card.json", lambda f: CARD.write(f / "card.json"), lambda f: Card.read(f / "card.json")),
+    Family("onnx", "a.onnx", lambda folder: write_onnx(folder / "a.onnx", CARD), use_model),
+    Family("store", "a.sqlite", build_store, use_store),
     Family("checkpoint", "a.pt", build_checkpoint, lambda folder: checkpoint.load(folder / "a.pt")),
 ]
 

@@ -85,7 +85,12 @@ def _load_onnx(path: Path) -> Embedder:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal; the errors are raised
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            content,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # which would print
+        )
         metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # its exceptions have no base of their own
         raise InputError(f"{path} cannot be read as an ONNX model ({_first_line(error)}); export it again") from error
