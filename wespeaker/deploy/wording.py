@@ -118,12 +118,12 @@ def candidate_lines(candidates: Sequence[Candidate], *, num_people: int, card: C
 
     """
     width = max([4, *(len(candidate.name) for candidate in candidates)])
-    lines = [f"{'name':<{width}}   score     LLR  decision"]
+    lines = [f"{'name':<{width}}    score     LLR  decision"]
     for candidate in candidates:
         verdict = candidate.verdict
         llr = "–" if verdict.llr is None else f"{verdict.llr:+.2f}"
         lines.append(
-            f"{candidate.name:<{width}}  {verdict.score:6.4f}  {llr:>6}  {DECISIONS[verdict.accepted] or 'none'}"
+            f"{candidate.name:<{width}}  {verdict.score:7.4f}  {llr:>6}  {DECISIONS[verdict.accepted] or 'none'}"
         )
     verdict = candidates[0].verdict
     if verdict.far is None or verdict.point is None or card.decision is None:
