@@ -214,7 +214,7 @@ def test_people_are_enrolled_verified_identified_and_forgotten(cli: Cli, model: 
     assert cli("verify", *of_model, *of_store, "--far", "0.01", "anna", wavs / "anna3.wav").code == 0
     done = cli("verify", *of_model, *of_store, "--far", "0.01", "berta", wavs / "anna3.wav")
     assert done.code == 2
-    assert "one file on each side; here 2 files were enrolled" in done.out
+    assert "one file on each side; of 2 enrolled files, as here, it may differ" in done.out
     found = cli("verify", *of_model, *of_store, "--json", "anna", wavs / "anna3.wav").json
     compared = cli("compare", *of_model, "--json", wavs / "anna2.wav", wavs / "anna3.wav").json
     assert found["score"] == pytest.approx(compared["score"], abs=1e-6)
