@@ -293,6 +293,32 @@ def test_a_model_with_another_interface_is_refused(cli: Cli, wavs: Path, tmp_pat
     assert "from feats to embs and has a card); name the final.onnx of an export" in done.err
 
 
+def test_a_run_folder_and_its_onnx_file_decide_alike(cli: Cli, wavs: Path, tmp_path: Path):
+    import onnx
+    from wespeaker.deploy.export import export
+
+    run = write_run(tmp_path / "run")
+    card = export(run).card
+    names = [str(wavs / f"{name}{i}.wav") for name in PITCHES for i in (1, 2, 3)]
+    embedder = load_embedder(run)
+    mean = np.mean([embedder.embed(embedder.read(name).wav) for name in names], axis=0).astype(np.float64)
+    card = card.model_copy(update={"mean_vec": tuple(mean.tolist()), "decision": decision(**{"0.01": 0.5})})
+    card.write(run / "models" / "card.json")
+    model = onnx.load(run / "models" / "final.onnx")
+    onnx.helper.set_model_props(model, {"card": card.model_dump_json()})
+    onnx.save(model, tmp_path / "final.onnx")
+    decisions = set()
+    for test in [*names[1:], str(wavs / "anna-phone.wav"), str(wavs / "anna.m4a")]:
+        by_torch, by_onnx = (
+            cli("compare", "--model", one, "--json", names[0], test) for one in (run, tmp_path / "final.onnx")
+        )
+        assert by_onnx.json["score"] == pytest.approx(by_torch.json["score"], abs=1e-4)
+        assert by_onnx.json["decision"] == by_torch.json["decision"]
+        assert by_onnx.code == by_torch.code
+        decisions.add(by_onnx.code)
+    assert decisions == {0, 2}
+
+
 @pytest.mark.parametrize("file", ["anna-phone.wav", "anna.m4a"])
 def test_an_onnx_file_needs_no_torch(models: Path, wavs: Path, file: str, tmp_path: Path):
     (tmp_path / "torch").mkdir()
