@@ -115,6 +115,7 @@ class ConvFbank(nn.Module):
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
         """Compute features (B, T, F) of waveforms (B, N), as `Fbank` does; shorter than a frame they are an error."""
+        wav = wav - wav.mean(dim=-1, keepdim=True)  # changes nothing but rounding: frames lose their means anyway
         real, imag = F.conv1d(wav.unsqueeze(1), self.kernel, stride=self.shift).square().chunk(2, dim=1)
         return log_mel((real + imag).transpose(1, 2), self.mel)
 

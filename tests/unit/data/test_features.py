@@ -67,7 +67,7 @@ def test_the_convolution_equals_kaldis_own_features(bins, rate):
     options.frame_opts.dither, options.frame_opts.window_type, options.mel_opts.num_bins = 0.0, "hamming", bins
     options.frame_opts.samp_freq = rate
     fbank = kaldi_native_fbank.OnlineFbank(options)
-    wav = speechlike(rate)[1] + 0.1  # with an offset, which is removed
+    wav = speechlike(rate)[1] + 0.3  # with an offset, which is removed
     fbank.accept_waveform(rate, (wav * 32768).tolist())
     expected = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
     found = ConvFbank(Fbank(num_mel_bins=bins, sample_rate=rate))(wav[None])
