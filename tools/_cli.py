@@ -153,8 +153,10 @@ def to_evaluation(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the table, and where files were written."""
-    print(evaluation.table)
-    if evaluation.det_path is not None:
-        print(f"\nDET plot:   {evaluation.det_path}\nresults:    {evaluation.results_path}")
-    if evaluation.threshold_path is not None:
-        print(f"thresholds: {evaluation.threshold_path}")
+    written = {
+        "DET plot": evaluation.det_path,
+        "results": evaluation.results_path,
+        "thresholds": evaluation.threshold_path,
+    }
+    lines = [f"{name + ':':<12}{path}" for name, path in written.items() if path is not None]
+    print("\n".join([evaluation.table, *([""] if lines else []), *lines]))

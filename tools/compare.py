@@ -6,14 +6,11 @@ both systems.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from _cli import Parser, add_bootstrap, run
 
+from wespeaker.documents import write_json
 from wespeaker.eval.comparison import compare_scores, comparison_table
 from wespeaker.eval.results import DEFAULT_FARS
-from wespeaker.files import replacing
 
 
 def main() -> None:
@@ -37,8 +34,7 @@ def main() -> None:
         seed=args.seed,
     )
     if args.output is not None:
-        with replacing(Path(args.output)) as temporary:
-            temporary.write_text(json.dumps(comparison.contents(), indent=2) + "\n", encoding="utf-8")
+        write_json(args.output, comparison.contents())
     print(comparison_table(comparison))
     if args.output is not None:
         print(f"comparison: {args.output}")

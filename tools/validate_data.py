@@ -4,7 +4,6 @@ A table goes to the screen, report.json with all lists into the data folder. The
 mended: unreadable or non-finite audio, the same audio under two speakers.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from _cli import Parser, run
 from wespeaker.config import load_config
 from wespeaker.data.report import report_table
 from wespeaker.data.validate import validate_data
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError
-from wespeaker.files import write_lines
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
     config = load_config(args.config, args.set) if args.config else None
     report = validate_data(args.data_dir, num_threads=args.nj, config=config)
     path = args.data_dir / "report.json"
-    write_lines(path, [json.dumps(report.to_json(), ensure_ascii=False, indent=1)])
+    write_json(path, report.to_json())
     print(f"{report_table(report)}\n\nreport with all lists: {path}")
     if report.errors:
         found = ", ".join(f"{len(finding.items)} {finding.name}" for finding in report.errors)

@@ -1,15 +1,19 @@
-"""JSON and YAML from outside: plain values of bounded size, or one sentence about what is wrong."""
+"""JSON and YAML: from outside plain values of bounded size, or one sentence; to outside with the version that wrote."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+import os
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
 
+from wespeaker import __version__
 from wespeaker.errors import InputError
+from wespeaker.files import replacing
 
+WRITTEN_BY = "wespeaker_q"  # key of the version that wrote a document
 _MAX_DIGITS = 100  # of a whole number: to print one of many thousands is an error of Python
 
 
@@ -28,6 +32,20 @@ def parse_json(text: str, where: object) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not valid JSON: {error}; make it again, or remove it") from error
+
+
+def write_json(path: str | os.PathLike[str], contents: Mapping[str, Any]) -> None:
+    """Write a JSON object that begins with the version of this program; the file appears whole or not at all.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        contents: the rest of the object, of values that JSON has.
+
+    """
+    text = json.dumps({WRITTEN_BY: __version__, **contents}, indent=2, ensure_ascii=False)
+    with replacing(path) as temporary:
+        # A byte of a file name that is no UTF-8 is '\udcXX' in Python; what this makes of it is the same in JSON.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def parse_yaml(text: str, where: object) -> Any:

@@ -8,6 +8,10 @@ from types import ModuleType
 from wespeaker.errors import InputError
 
 
+class NotInstalledError(InputError):
+    """A package of an extra is not installed."""
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import a module of one of the extras of pyproject.toml.
 
@@ -16,7 +20,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         extra: the extra that has it, such as ``export``.
 
     Raises:
-        InputError: it is not installed; the message says how it gets there.
+        NotInstalledError: it is not there; the message says how it gets there.
 
     """
     try:
@@ -24,6 +28,6 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise  # it is there, and lacks something of its own
-        raise InputError(
+        raise NotInstalledError(
             f"{module} is not installed, which this needs; pip install '.[{extra}]' in the project's folder brings it"
         ) from None

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from wespeaker.extras import require
 from wespeaker.files import replacing
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ def line_style(index: int) -> LineStyle:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches; no pyplot, whose figures and back-end are global state."""
+    """Return an empty figure of this size in inches; no pyplot, whose figures and back-end are global state.
+
+    Raises:
+        NotInstalledError: matplotlib is not installed.
+
+    """
+    require("matplotlib", extra="plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -295,6 +295,7 @@ def test_a_model_with_another_interface_is_refused(cli: Cli, wavs: Path, tmp_pat
 
 def test_a_run_folder_and_its_onnx_file_decide_alike(cli: Cli, wavs: Path, tmp_path: Path):
     import onnx
+
     from wespeaker.deploy.export import export
 
     run = write_run(tmp_path / "run")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wespeaker
 from wespeaker.eval.comparison import compare_scores, comparison_table
 
 Tool = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,7 +37,9 @@ def test_a_comparison_is_printed_and_written(systems: list[Path], tool: Tool) ->
     assert done.returncode == 0, done.stderr
     comparison = compare_scores(systems, fars=[1e-1, 1e-2], replicates=200, seed=4)
     assert done.stdout == f"{comparison_table(comparison)}\ncomparison: {output}\n"
-    assert json.loads(output.read_text()) == comparison.contents()
+    written = json.loads(output.read_text())
+    assert written.pop("wespeaker_q") == wespeaker.__version__
+    assert written == comparison.contents()
     again = tool("compare", *systems, *options)
     assert again.stdout == comparison_table(comparison) + "\n"
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import RATE, ROOT, run_command
 
+import wespeaker
 from wespeaker.config import load_config
 from wespeaker.data.custom import prepare_folder, speaker_from_regex
 from wespeaker.data.dataset import read_training_list
@@ -37,6 +38,7 @@ def test_it_is_validated_packed_and_read_as_training_data(own, tool):
     assert done.returncode == 0, done.stderr
     assert "for training  36 utterances of 9 speakers" in done.stdout
     report = json.loads((own / "report.json").read_text())
+    assert report["wespeaker_q"] == wespeaker.__version__
     assert (report["num_utts"], report["num_spks"], report["findings"]) == (36, 9, {})
 
     done = tool("make_shards", "--data_dir", own / "train")

@@ -8,6 +8,8 @@ import pytest
 import soundfile
 from conftest import ROOT, SMALL, run_command, write_m4a
 
+import wespeaker
+
 TINY_CORPUS = "--num_train_spk 10 --num_dev_spk 4 --num_test_spk 6 --num_sessions 2 --num_utts 2 --max_sec 2.5"
 SET = " ".join([*SMALL, "dataset_args.num_frms=100", "num_avg=2", "model_args.m_channels=4"])
 
@@ -64,6 +66,15 @@ def test_all_stages_leave_what_they_promise(qmargin, workplace):
         assert text in qmargin.stdout
     last = qmargin.stdout.split("== results of stage 5")[1]
     assert (workplace / "qmargin" / "scores" / "results.txt").read_text() in last
+
+
+def test_documents_tell_the_version_that_wrote_them(qmargin, workplace):
+    scores = workplace / "qmargin" / "scores"
+    documents = [*scores.glob("*.json"), *scores.glob("calibration/*.json"), workplace / "qmargin" / "env.json"]
+    documents.append(workplace / "corpora" / "mini" / "corpus.json")
+    assert len(documents) > 7
+    for path in documents:
+        assert json.loads(path.read_text())["wespeaker_q"] == wespeaker.__version__, path
 
 
 @pytest.mark.parametrize("loss", ["cosface"])

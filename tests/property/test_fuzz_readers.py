@@ -36,8 +36,9 @@ from wespeaker.data.measure import measure
 from wespeaker.data.shards import ShardIndex, load_index, read_shard_list, save_index, scan_shard
 from wespeaker.data.trials import Trials, read_normalised_scores, read_scores, read_trials, write_scores
 from wespeaker.data.utterances import merge_tables
-from wespeaker.deploy.card import Card
+from wespeaker.deploy.card import Card, CosineCalibration, Decision, FarUpper, FbankSettings, MeasuredPoint
 from wespeaker.deploy.embedder import load_embedder
+from wespeaker.deploy.measured import read_thresholds
 from wespeaker.deploy.store import new_person, open_store
 from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
@@ -207,6 +208,33 @@ def face_family(file: str, read: object) -> Family:
     return Family(f"faces {file}", file, build_faces, read)
 
 
+POINT = MeasuredPoint(
+    threshold=0.5, tar=0.9, far=0.01, num_false_accepts=1, num_true_accepts=9, resolvable=True,
+    far_upper=FarUpper(clopper_pearson=0.05, bootstrap=None),
+)  # fmt: skip
+
+
+def build_card(folder: Path) -> None:
+    decision = Decision(
+        trials="vox1_O", trials_sha256="0" * 64, num_target=10, num_nontarget=100, num_speakers=4, level=0.95,
+        calibration=CosineCalibration(p_target=0.01, weight=20.0, offset=-5.0), target_far={"0.01": POINT},
+    )  # fmt: skip
+    Card(
+        wespeaker_q="0.1.0", fingerprint="0" * 64, model="ResNet34", model_args={"feat_dim": 80}, embed_dim=2,
+        sample_rate=16000, min_samples=1680, fbank=FbankSettings(num_mel_bins=80, frame_length=25, frame_shift=10),
+        training={"exp_dir": "exp/x"}, mean_vec=(0.1, -0.2), decision=decision,
+    ).write(folder / "card.json")  # fmt: skip
+
+
+def build_thresholds(folder: Path) -> None:
+    file = {"file": "exp/x/embeddings/vox1/xvector.scp", "sha256": "0" * 64}
+    points = {"num_target": 10, "num_nontarget": 100, "num_speakers": None, "trials_sha256": "0" * 64} | {
+        "target_far": {"0.01": POINT.model_dump()}
+    }
+    thresholds = {"score": "cosine", "embeddings": file, "mean_vec": file, "model": file, "level": 0.95}
+    (folder / "threshold.json").write_text(json.dumps(thresholds | {"trials": {"vox1_O": points}}))
+
+
 def build_calibration(folder: Path) -> None:
     save_calibration(folder / "c.json", CALIBRATION)
 
@@ -260,6 +288,8 @@ FAMILIES = [
     ),
     text_family("config", (ROOT / "conf" / "resnet34_qmargin.yaml").read_text(), load_config),
     Family("calibration", "c.json", build_calibration, lambda folder: load_calibration(folder / "c.json")),
+    Family("model card", "card.json", build_card, lambda folder: Card.read(folder / "card.json")),
+    Family("thresholds", "threshold.json", build_thresholds, lambda folder: read_thresholds(folder / "threshold.json")),
     *map(run_family, ("scores/results.json", "scores/t.score", "config.yaml", "env.json", "metrics.jsonl")),
     *(face_family(file, read_record_file) for file in ("train.rec", "train.idx")),
     face_family("faces.bin", read_pack),
@@ -268,7 +298,6 @@ FAMILIES = [
         for file in ("tid_mid", "pairs", "points")
     ),
     face_family("faces.npz", lambda folder: load_face_embeddings([folder / "faces.npz"])),
-    Family("card", "card.json", lambda f: CARD.write(f / "card.json"), lambda f: Card.read(f / "card.json")),
     Family("onnx", "a.onnx", lambda folder: write_onnx(folder / "a.onnx", CARD), use_model),
     Family("store", "a.sqlite", build_store, use_store),
     Family("checkpoint", "a.pt", build_checkpoint, lambda folder: checkpoint.load(folder / "a.pt")),

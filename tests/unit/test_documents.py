@@ -1,8 +1,11 @@
 import datetime
+import json
+import os
 
 import pytest
 
-from wespeaker.documents import parse_json, parse_yaml
+import wespeaker
+from wespeaker.documents import parse_json, parse_yaml, write_json
 from wespeaker.errors import InputError
 
 BOMB = "a0: &a0 [x, x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
@@ -15,6 +18,27 @@ def test_plain_values():
         "a": [1, 2.5, None, True, datetime.date(2024, 1, 2)],
         "b": {"c": 31, "d": "text"},
     }
+
+
+def test_what_is_written_begins_with_the_version_that_wrote_it(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    contents = {"z": 0.1 + 0.2, "a": {"ü": [None, True]}, "path": os.fsdecode(b"data/\xff")}
+    write_json(path, contents)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f'{{\n  "wespeaker_q": "{wespeaker.__version__}",\n  "z": 0.30000000000000004,')
+    assert text.endswith("\n}\n")
+    assert "ü" in text
+    found = json.loads(text)
+    assert found.pop("wespeaker_q") == wespeaker.__version__
+    assert found == contents
+
+
+def test_what_json_has_no_value_for_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"eer": 0.1})
+    with pytest.raises(TypeError):
+        write_json(path, {"eer": object()})
+    assert parse_json(path.read_text(), path)["eer"] == 0.1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "7" * 5000, '{"a": 1} {}'])

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from wespeaker.documents import WRITTEN_BY, write_json
 from wespeaker.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def is_made(folder: Path, description: Mapping[str, Any], *, stamp: str) -> bool
         found = dict(json.loads((folder / stamp).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise InputError(f"{folder} exists and has no readable {stamp}; {ADVICE}") from None
-    found.pop(MADE_WITH, None)  # other versions may make other bytes, but no other set
+    for versions in (WRITTEN_BY, MADE_WITH):  # others may make other bytes, but no other set
+        found.pop(versions, None)
     differences = [
         f"{name}: {found.get(name)} there, {description.get(name)} asked for"
         for name in sorted(found.keys() | description.keys())
@@ -70,5 +72,5 @@ def making(folder: Path, description: Mapping[str, Any], *, stamp: str, packages
     yield partial
     versions = {package: metadata.version(package) for package in packages}
     told = {**description, **({MADE_WITH: versions} if versions else {})}
-    (partial / stamp).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_json(partial / stamp, told)
     partial.rename(folder)

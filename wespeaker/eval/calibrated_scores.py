@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import Trials, read_normalised_scores, write_kaldi_trials, write_scores
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.calibration import (
     MEASURES,
@@ -26,7 +26,6 @@ from wespeaker.eval.embeddings import PathLike, load_embeddings
 from wespeaker.eval.metrics import act_dcf, cllr, error_tradeoff, min_cllr, min_dcf
 from wespeaker.eval.score_norm import Cohort, cohort_statistics, normalise, quality
 from wespeaker.eval.scoring import cosine_scores
-from wespeaker.files import replacing
 
 TRIALS_NAME = "vox2_cali.kaldi"  # WeSpeaker's
 
@@ -214,7 +213,6 @@ def calibrate_files(
     for path, (trials, llr, _) in results.items():
         write_scores(path, trials, llr)
     effects = {path: effect for path, (_, _, effect) in results.items()}
-    with replacing(Path(output_dir, f"cali_{calibration.score}_effect.json")) as temporary:
-        by_file = {path.name: asdict(effect) for path, effect in effects.items()}
-        temporary.write_text(json.dumps(by_file, indent=2) + "\n", encoding="utf-8")
+    by_file = {path.name: asdict(effect) for path, effect in effects.items()}
+    write_json(Path(output_dir, f"cali_{calibration.score}_effect.json"), {"score_files": by_file})
     return effects

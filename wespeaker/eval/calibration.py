@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +15,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from wespeaker.data.trials import Trials
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError, listing, nearest
 from wespeaker.eval.embeddings import PathLike
-from wespeaker.files import replacing
 
 MEASURES = ("duration", "norm", "cohort_mean")  # of the two utterances of a trial
 MAX_DURATION_SEC = 20.0  # more makes an embedding no better: WeSpeaker's bound
@@ -136,8 +135,7 @@ def fit_calibration(
 
 def save_calibration(path: PathLike, calibration: Calibration) -> None:
     """Write a calibration as JSON; the file appears whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+    write_json(path, asdict(calibration))
 
 
 def load_calibration(path: PathLike) -> Calibration:

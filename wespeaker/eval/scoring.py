@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_pairs
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_scores
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError, listing
 from wespeaker.eval.det import plot_det
 from wespeaker.eval.embeddings import (
@@ -30,17 +31,20 @@ from wespeaker.eval.fingerprint import embeddings_sha256, file_fingerprint, tria
 from wespeaker.eval.intervals import LEVEL, REPLICATES
 from wespeaker.eval.results import DEFAULT_FARS, Asked, ListResult, evaluate_list
 from wespeaker.eval.table import results_table
-from wespeaker.files import replacing
+from wespeaker.extras import NotInstalledError
+from wespeaker.files import write_lines
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found and wrote."""
 
-    results: dict[str, Any]  # the contents of results.json
+    results: dict[str, Any]  # the contents of results.json, but for the version that wrote it
     table: str  # the contents of results.txt
     results_path: Path | None  # results.json; None where nothing was written
-    det_path: Path | None  # the DET plot; None where nothing was written
+    det_path: Path | None  # the DET plot; None where nothing was written or matplotlib is not installed
     threshold_path: Path | None  # threshold.json; None where none was asked for
 
 
@@ -276,21 +280,24 @@ def write_evaluation(
         thresholds: the contents of threshold.json; None removes that of an earlier run.
         prefix: what the names of the files begin with.
     """
-    names = ("det.png", "threshold.json", "results.txt", "results.json")
+    names = ("det.png", "det.svg", "threshold.json", "results.txt", "results.json")
     paths = {name: Path(output_dir, prefix + name) for name in names}
     tradeoffs = {name: result.tradeoff for name, result in found.items()}
     bands = {name: result.band for name, result in found.items() if result.band is not None}
-    plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"), bands=bands)
-    texts = {"results.txt": table, "results.json": json.dumps(results, indent=2)}
-    if thresholds is None:
-        paths["threshold.json"].unlink(missing_ok=True)  # those of an earlier run are not of these scores
-    else:
-        texts = {"threshold.json": json.dumps(thresholds, indent=2)} | texts
-    for name, text in texts.items():
-        with replacing(paths[name]) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    threshold_path = None if thresholds is None else paths["threshold.json"]
-    return Evaluation(results, table, paths["results.json"], paths["det.png"], threshold_path)
+    outdated = [] if thresholds else ["threshold.json"]
+    try:
+        plot_det(tradeoffs, paths["det.png"], fars=asked.fars, title=results.get("note"), bands=bands)
+    except NotInstalledError as error:
+        logger.warning("there will be no DET plot: %s", error)
+        outdated += ["det.png", "det.svg"]
+    for name in outdated:  # those of an earlier run are not of these scores
+        paths[name].unlink(missing_ok=True)
+    if thresholds:
+        write_json(paths["threshold.json"], thresholds)
+    write_lines(paths["results.txt"], table.split("\n"))
+    write_json(paths["results.json"], results)
+    written = [None if name in outdated else paths[name] for name in ("results.json", "det.png", "threshold.json")]
+    return Evaluation(results, table, *written)
 
 
 def _names(paths: Sequence[PathLike], prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from wespeaker import __version__
 from wespeaker.eval.comparison import compare_scores
 from wespeaker.eval.intervals import REPLICATES
 from wespeaker.figures import inline_svg, line_style
@@ -41,6 +42,7 @@ _PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="generator" content="wespeaker-q {version}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{css}</style>
@@ -98,7 +100,8 @@ def write_report(
     )
     title = joined("Speaker verification: ", ", ".join(run.name for run in runs))
     with replacing(output) as temporary:
-        temporary.write_text(_PAGE.format(policy=_POLICY, title=title, css=CSS, body=body), encoding="utf-8")
+        page = _PAGE.format(policy=_POLICY, version=__version__, title=title, css=CSS, body=body)
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _training_section(runs: Sequence[Run], styles: Styles) -> Section:

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-import wespeaker
 from wespeaker.config import TrainConfig
-from wespeaker.documents import parse_json, parse_yaml
+from wespeaker.documents import parse_json, parse_yaml, write_json
 from wespeaker.errors import InputError
 from wespeaker.files import write_lines
 from wespeaker.nested import flatten
@@ -95,7 +94,7 @@ def _shown(key: str, values: Mapping[str, Any]) -> str:
 def write_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> None:
     """Make the folder of a run with config.yaml and env.json."""
     step_size = {"world_size": world_size, "examples_per_step": world_size * config.dataloader_args.batch_size}
-    write_lines(folder / ENVIRONMENT, json.dumps(environment() | step_size, indent=2).splitlines())
+    write_json(folder / ENVIRONMENT, environment() | step_size)
     write_lines(folder / CONFIG, config.dump().splitlines())  # last: where it is, the other one is
 
 
@@ -106,7 +105,6 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
-        "wespeaker_q": wespeaker.__version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
         "host": socket.gethostname(),

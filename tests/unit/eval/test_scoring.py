@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import pickle
+import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import kaldiio
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics.pairwise import cosine_similarity
 
+import wespeaker
 from wespeaker.data.trials import Trials, read_scores, read_trials, write_kaldi_trials
 from wespeaker.errors import InputError
 from wespeaker.eval import embeddings as embeddings_module
@@ -259,6 +262,7 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
     assert listed.name(17) == trials.name(17)
 
     results = json.loads((output_dir / "results.json").read_text())
+    assert results.pop("wespeaker_q") == wespeaker.__version__
     assert results == json.loads(json.dumps(evaluation.results))
     assert list(results) == ["note", "exp_dir", "score", "mean_vec", "trials"]
     assert results["exp_dir"] == str(tmp_path / "exp" / "mini")
@@ -289,6 +293,22 @@ def test_an_evaluation_leaves_scores_results_table_and_plot(scp: Path, tmp_path:
     assert again.results_path is None
     without = evaluate_scores([output_dir / "vox1_O_cleaned.kaldi.score"], fars=[1e-1, 1e-3, 1e-5], replicates=0)
     assert without.results["trials"] == {"vox1_O_cleaned": entry}
+
+
+def test_without_matplotlib_all_but_the_plot_is_written(
+    scp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_kaldi_trials(tmp_path / "all.kaldi", _trials(200))
+    ask = partial(evaluate_embeddings, scp, [tmp_path / "all.kaldi"], output_dir=tmp_path / "scores", replicates=0)
+    plotted = ask()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    evaluation = ask()
+    assert "no DET plot: matplotlib is not installed" in caplog.text
+    assert "pip install '.[plot]'" in caplog.text
+    assert evaluation.table == plotted.table
+    assert (evaluation.det_path, evaluation.results_path) == (None, plotted.results_path)
+    left = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert left == {"all.kaldi.score", "results.json", "results.txt"}  # the plot was of other scores
 
 
 def test_a_failure_in_the_last_list_writes_nothing(scp: Path, tmp_path: Path) -> None:

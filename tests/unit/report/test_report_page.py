@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+import wespeaker
 from wespeaker.data.trials import Trials, write_scores
 from wespeaker.errors import InputError
 from wespeaker.eval.comparison import Difference
@@ -261,6 +262,10 @@ def test_command_and_environment_are_shown(page: Page) -> None:
     assert ["git_revision", "20ef257", "20ef257"] in rows
     assert ["packages.torch", "2.14.1", "2.14.1"] in rows
     assert ["gpu", "–", "–"] in rows
+
+
+def test_the_page_tells_the_version_that_wrote_it(page: Page) -> None:
+    assert ("meta", {"name": "generator", "content": f"wespeaker-q {wespeaker.__version__}"}) in page.tags
 
 
 def test_nothing_is_loaded_and_nothing_runs(page: Page) -> None:

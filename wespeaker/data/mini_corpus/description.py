@@ -12,6 +12,7 @@ from typing import Any
 from wespeaker.data.mini_corpus.settings import CorpusSettings
 from wespeaker.data.mini_corpus.speakers import Speaker
 from wespeaker.data.mini_corpus.trials import MIN_HARD_NONTARGETS
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError
 
 STAMP = "corpus.json"
@@ -71,7 +72,7 @@ def write_stamp(root: Path, settings: CorpusSettings) -> None:
     """Write the settings, and the versions of what made the files."""
     made_with = {package: metadata.version(package) for package in ("espeakng-loader", "numpy", "scipy")}
     stamp = {"corpus": "synthetic mini corpus", **_wanted(settings), "made_with": made_with}
-    (root / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+    write_json(root / STAMP, stamp)
 
 
 def is_made(root: Path, settings: CorpusSettings) -> bool:
