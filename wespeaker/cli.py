@@ -199,7 +199,8 @@ def _enroll(args: argparse.Namespace) -> int:
     is_new = not args.store.exists()
     with open_store(args.store, create=True) as store:
         store.enrol(person, embedder.card, replace=args.replace)
-    lines = [f"{person.name} is enrolled in {args.store} with {person.num_files} file(s), {person.seconds:.1f} s"]
+    files = "1 file" if person.num_files == 1 else f"{person.num_files} files"
+    lines = [f"{person.name} is enrolled in {args.store} with {files}, {person.seconds:.1f} s"]
     if is_new:
         lines.append(f"{args.store} is new. {CONSENT}")
     values = {**person_json(person), **model_json(embedder.card), "store": os.fspath(args.store)}
@@ -240,18 +241,21 @@ def _identify(args: argparse.Namespace) -> int:
     far = choose_far(embedder.card, args.far)
     with open_store(args.store) as store:
         store.check_model(embedder.card)
-        people = {person.name: person.voiceprint for person in store.people()}
+        people = store.people()
     if not people:
         raise InputError(f"nobody is enrolled in {args.store}; enrol somebody first")
     recordings, embeddings = _read(args, embedder, [args.file])
     test = voiceprint(embeddings, embedder.card, names=[args.file])
-    candidates = rank(people, test, embedder.card, far=far, p_target=args.p_target)
+    voiceprints = {person.name: person.voiceprint for person in people}
+    candidates = rank(voiceprints, test, embedder.card, far=far, p_target=args.p_target)
     best, shown = candidates[0].verdict, candidates[: args.top]
     values: dict[str, Any] = {**model_json(embedder.card), "num_people": len(people), "far": far}
     values["false_accept_bound"] = None if far is None else min(1.0, len(people) * far)
     values["candidates"] = [{"name": one.name, **verdict_json(one.verdict, embedder.card)} for one in shown]
     values["files"] = [recording_json(recording) for recording in recordings]
-    _print(args, candidate_lines(shown, num_people=len(people), card=embedder.card), values)
+    num_files = max(person.num_files for person in people)
+    lines = candidate_lines(shown, num_people=len(people), card=embedder.card, num_files=num_files)
+    _print(args, lines, values)
     return _exit_code(best)
 
 

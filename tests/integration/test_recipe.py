@@ -9,9 +9,8 @@ import soundfile
 from conftest import ROOT, SMALL, run_command, write_m4a
 from torch.nn.functional import normalize
 
-from wespeaker.train.checkpoint import load
-
 import wespeaker
+from wespeaker.train.checkpoint import load
 
 TINY_CORPUS = "--num_train_spk 10 --num_dev_spk 4 --num_test_spk 6 --num_sessions 2 --num_utts 2 --max_sec 2.5"
 SET = " ".join([*SMALL, "dataset_args.num_frms=100", "num_avg=2", "model_args.m_channels=4"])

@@ -25,6 +25,7 @@ import yaml
 from conftest import RATE, ROOT, encode_m4a
 from fuzzing import Family, attack
 from PIL import Image
+from tiny_models import DIM, decision, tiny_card, write_onnx
 from wespeakers import saved, write_folder
 
 from wespeaker.config import load_config
@@ -47,6 +48,10 @@ from wespeaker.data.trials import (
     write_scores,
 )
 from wespeaker.data.utterances import merge_tables
+from wespeaker.deploy.card import Card, CosineCalibration, Decision, FarUpper, FbankSettings, MeasuredPoint
+from wespeaker.deploy.embedder import load_embedder
+from wespeaker.deploy.measured import read_thresholds
+from wespeaker.deploy.store import new_person, open_store
 from wespeaker.eval.calibrated_scores import read_durations
 from wespeaker.eval.calibration import Calibration, load_calibration, save_calibration
 from wespeaker.eval.embeddings import load_embeddings, load_mean_vec, write_embeddings
@@ -251,6 +256,33 @@ def build_wespeakers(folder: Path) -> None:
     write_folder(folder, {**document, "model_args": size}, weights)
 
 
+POINT = MeasuredPoint(
+    threshold=0.5, tar=0.9, far=0.01, num_false_accepts=1, num_true_accepts=9, resolvable=True,
+    far_upper=FarUpper(clopper_pearson=0.05, bootstrap=None),
+)  # fmt: skip
+
+
+def build_card(folder: Path) -> None:
+    decision = Decision(
+        trials="vox1_O", trials_sha256="0" * 64, num_target=10, num_nontarget=100, num_speakers=4, level=0.95,
+        calibration=CosineCalibration(p_target=0.01, weight=20.0, offset=-5.0), target_far={"0.01": POINT},
+    )  # fmt: skip
+    Card(
+        wespeaker_q="0.1.0", fingerprint="0" * 64, model="ResNet34", model_args={"feat_dim": 80}, embed_dim=2,
+        sample_rate=16000, min_samples=1680, fbank=FbankSettings(num_mel_bins=80, frame_length=25, frame_shift=10),
+        training={"exp_dir": "exp/x"}, mean_vec=(0.1, -0.2), decision=decision,
+    ).write(folder / "card.json")  # fmt: skip
+
+
+def build_thresholds(folder: Path) -> None:
+    file = {"file": "exp/x/embeddings/vox1/xvector.scp", "sha256": "0" * 64}
+    points = {"num_target": 10, "num_nontarget": 100, "num_speakers": None, "trials_sha256": "0" * 64} | {
+        "target_far": {"0.01": POINT.model_dump()}
+    }
+    thresholds = {"score": "cosine", "embeddings": file, "mean_vec": file, "model": file, "level": 0.95}
+    (folder / "threshold.json").write_text(json.dumps(thresholds | {"trials": {"vox1_O": points}}))
+
+
 def build_calibration(folder: Path) -> None:
     save_calibration(folder / "c.json", CALIBRATION)
 
@@ -260,6 +292,31 @@ WESPEAKERS = saved(
     checkpoint="exp/a/models/model_0.pt",
     projection_args={"project_type": "sphereface2", "lanbuda": 0.7, "t": 3, "margin_type": "C"},
 )
+CARD = tiny_card(mean_vec=(0.5,) * DIM, decision=decision(**{"0.01": 0.5}))
+
+
+def build_store(folder: Path) -> None:
+    (folder / "a.sqlite").unlink(missing_ok=True)
+    with open_store(folder / "a.sqlite", create=True) as store:
+        for name in ("anna", "berta"):
+            store.enrol(new_person(name, np.ones(DIM, np.float32), num_files=1, seconds=2.5), CARD)
+
+
+def use_store(folder: Path) -> None:
+    """Read everyone, add somebody and delete somebody, each of which may be refused."""
+    with open_store(folder / "a.sqlite") as store:
+        store.check_model(CARD)
+        for person in store.people():
+            assert np.isfinite(person.voiceprint).all()
+    with open_store(folder / "a.sqlite", create=True) as store:
+        store.enrol(new_person("carla", np.ones(DIM, np.float32), num_files=1, seconds=2.5), CARD, replace=True)
+        store.forget("anna")
+
+
+def use_model(folder: Path) -> None:
+    assert load_embedder(folder / "a.onnx").embed(np.ones(800, np.float32)).shape == (DIM,)
+
+
 CALIBRATION = Calibration("asnorm", 0.01, {"score": 1.5}, -0.5, 10, 20, "f" * 64)
 
 FAMILIES = [
@@ -291,6 +348,8 @@ FAMILIES = [
     text_family("WeSpeaker's config", yaml.dump(WESPEAKERS), load_config),
     *(Family(f"WeSpeaker's {name}", name, build_wespeakers, read_model) for name in ("config.yaml", "avg_model.pt")),
     Family("calibration", "c.json", build_calibration, lambda folder: load_calibration(folder / "c.json")),
+    Family("model card", "card.json", build_card, lambda folder: Card.read(folder / "card.json")),
+    Family("thresholds", "threshold.json", build_thresholds, lambda folder: read_thresholds(folder / "threshold.json")),
     *map(run_family, ("scores/results.json", "scores/t.score", "config.yaml", "env.json", "metrics.jsonl")),
     *(face_family(file, read_record_file) for file in ("train.rec", "train.idx")),
     face_family("faces.bin", read_pack),
@@ -299,6 +358,8 @@ FAMILIES = [
         for file in ("tid_mid", "pairs", "points")
     ),
     face_family("faces.npz", lambda folder: load_face_embeddings([folder / "faces.npz"])),
+    Family("onnx", "a.onnx", lambda folder: write_onnx(folder / "a.onnx", CARD), use_model),
+    Family("store", "a.sqlite", build_store, use_store),
     Family("checkpoint", "a.pt", build_checkpoint, lambda folder: checkpoint.load(folder / "a.pt")),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import torchaudio.compliance.kaldi as kaldi
 from torch import nn
 
@@ -82,7 +83,46 @@ class Fbank(nn.Module):
         spectrum = torch.fft.rfft(emphasised)[..., :-1]
         parts = torch.view_as_real(spectrum).square()
         power = parts[..., 0] + parts[..., 1]
-        return (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()
+        return log_mel(power, self.mel)
+
+
+class ConvFbank(nn.Module):
+    """The features of an `Fbank` as a convolution, for graphs: few runtimes have a fast Fourier transform.
+
+    All up to the spectrum is linear in the samples of a frame: removal of the mean, pre-emphasis, window, transform.
+    Their product, taken in float64, is the kernel of a convolution whose stride is the frame shift: 20 million
+    multiplications a second of audio at 16 kHz, 1 % of a ResNet34's.
+
+    Args:
+        fbank: the front end that it equals up to rounding.
+
+    """
+
+    kernel: torch.Tensor
+    mel: torch.Tensor
+
+    def __init__(self, fbank: Fbank) -> None:
+        super().__init__()
+        self.shift = fbank.shift
+        identity = torch.eye(fbank.length, dtype=torch.float64)
+        frame = INT16_SCALE * (identity - 1 / fbank.length)  # without its mean
+        before = torch.cat((frame[:1], frame[:-1]))  # the first sample is its own
+        emphasised = fbank.window.double().unsqueeze(1) * (frame - PREEMPHASIS * before)
+        spectrum = torch.fft.rfft(emphasised, n=fbank.fft_length, dim=0)[:-1]  # none at Nyquist
+        kernel = torch.cat((spectrum.real, spectrum.imag)).unsqueeze(1).float()  # (fft_length, 1, length)
+        self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("mel", fbank.mel, persistent=False)
+
+    def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """Compute features (B, T, F) of waveforms (B, N), as `Fbank` does; shorter than a frame they are an error."""
+        wav = wav - wav.mean(dim=-1, keepdim=True)  # changes nothing but rounding: frames lose their means anyway
+        real, imag = F.conv1d(wav.unsqueeze(1), self.kernel, stride=self.shift).square().chunk(2, dim=1)
+        return log_mel((real + imag).transpose(1, 2), self.mel)
+
+
+def log_mel(power: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
+    """Return the logarithms (B, T, F) of the bands' energies, of power spectra (B, T, K) and weights (K, F)."""
+    return (power @ mel).clamp(min=torch.finfo(torch.float32).eps).log()
 
 
 def mean_normalise(feats: torch.Tensor) -> torch.Tensor:

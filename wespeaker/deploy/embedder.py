@@ -6,21 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wespeaker import __version__
-from wespeaker.deploy.card import CARD, METADATA_KEY, Card, FbankSettings, model_sha256
+from wespeaker.deploy.card import CARD, METADATA_KEY, Card
 from wespeaker.deploy.recording import Recording, read_recording
 from wespeaker.errors import InputError
 from wespeaker.extras import require
 from wespeaker.files import open_plain
-
-if TYPE_CHECKING:
-    from wespeaker.config import Config
-    from wespeaker.speaker_net import SpeakerNet
 
 INPUT, OUTPUT = "wav", "embs"  # names in the ONNX file
 
@@ -85,7 +79,12 @@ def _load_onnx(path: Path) -> Embedder:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal; the errors are raised
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            content,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # which would print
+        )
         metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # its exceptions have no base of their own
         raise InputError(f"{path} cannot be read as an ONNX model ({_first_line(error)}); export it again") from error
@@ -113,10 +112,11 @@ def _first_line(error: Exception) -> str:
 def _load_folder(folder: Path) -> Embedder:
     import torch
 
+    from wespeaker.deploy.describe import describe
     from wespeaker.interchange.models import load_speaker_net
 
     config, net = load_speaker_net(folder)
-    card = make_card(config, net)
+    card = describe(net, config)
     path = folder / "models" / CARD
     if path.is_file():
         exported = Card.read(path)
@@ -133,27 +133,3 @@ def _load_folder(folder: Path) -> Embedder:
         return embedding
 
     return Embedder(card, network)
-
-
-def make_card(config: Config, net: SpeakerNet) -> Card:
-    """Return the card of a network of which nothing was measured."""
-    args = config.dataset_args
-    fbank = FbankSettings(
-        num_mel_bins=args.fbank_args.num_mel_bins,
-        frame_length=args.fbank_args.frame_length,
-        frame_shift=args.fbank_args.frame_shift,
-    )
-    model_args = config.model_args.model_dump()
-    weights = {name: value.numpy() for name, value in net.model.state_dict().items()}
-    return Card(
-        wespeaker_q=__version__,
-        fingerprint=model_sha256(
-            weights, model=config.model, model_args=model_args, fbank=fbank, sample_rate=args.resample_rate
-        ),
-        model=config.model,
-        model_args=model_args,
-        embed_dim=config.model_args.embed_dim,
-        sample_rate=args.resample_rate,
-        min_samples=net.min_samples,
-        fbank=fbank,
-    )

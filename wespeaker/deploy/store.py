@@ -164,8 +164,8 @@ class Store:
         """Change the store as a whole, or not at all; nobody else comes in until it is closed.
 
         Args:
-            deletes: leave no byte of what is deleted. secure_delete puts zeros over it, but pages that were split may
-                hold parts of it still: VACUUM writes all anew. The journal, which has it too, is emptied at once.
+            deletes: leave no byte of what is deleted. secure_delete puts zeros over it, and VACUUM writes all anew, so
+                that nothing rests on one of them. The journal, which has it too, is emptied at once.
 
         """
         self._set("locking_mode = EXCLUSIVE")

@@ -15,13 +15,20 @@ from wespeaker.eval.embeddings import centred_norms, check_mean_vec
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a calibrated score says with a prior."""
+
+    llr: float  # log-likelihood ratio (natural log) of one speaker to two
+    p_target: float  # prior probability of one speaker
+    posterior: float  # probability of one speaker
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What a score means, as far as the card of the model tells."""
+    """What a score means, as far as the card of the model tells; None is what was not measured."""
 
     score: float  # cosine of the embeddings after the subtraction of the card's mean, in [-1, 1]
-    llr: float | None = None  # log-likelihood ratio (natural log); None as all below: nothing was measured
-    p_target: float | None = None  # the prior of `posterior`
-    posterior: float | None = None  # probability of one speaker
+    evidence: Evidence | None = None
     far: float | None = None  # the false acceptance rate that the threshold is for
     point: MeasuredPoint | None = None  # the threshold, and what it gave on the card's trial list
 
@@ -125,14 +132,8 @@ def judge(score: float, card: Card, *, far: float | None, p_target: float | None
     llr = decision.llr(score)
     prior = decision.calibration.p_target if p_target is None else p_target
     log_odds = llr + math.log(prior / (1 - prior))
-    return Verdict(
-        score,
-        llr=llr,
-        p_target=prior,
-        posterior=0.5 * (1 + math.tanh(log_odds / 2)),  # the logistic function, which cannot overflow so
-        far=far,
-        point=None if far is None else decision.at(far),
-    )
+    posterior = 0.5 * (1 + math.tanh(log_odds / 2))  # the logistic function, which cannot overflow so
+    return Verdict(score, Evidence(llr, prior, posterior), far, None if far is None else decision.at(far))
 
 
 @dataclass(frozen=True)

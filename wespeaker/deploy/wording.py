@@ -32,20 +32,18 @@ def verdict_lines(verdict: Verdict, card: Card, *, chosen: bool, num_files: int 
         num_files: recordings on the enrolment side.
 
     """
-    lines = [_line("score", f"{verdict.score:.4f}", score_kind(card))]
-    if card.decision is None or verdict.llr is None or verdict.p_target is None or verdict.posterior is None:
-        return [*lines, _line("decision", "none", f"no threshold was measured for this model; {HOW_TO_DECIDE}")]
-    lines.append(
-        _line(
-            "LLR",
-            f"{verdict.llr:+.2f}",
-            f"calibrated on {card.decision.trials}; one speaker with a probability of {percent(verdict.posterior)} "
-            f"where {percent(verdict.p_target)} of all pairs are (--p_target)",
+    lines = [_line("score", f"{verdict.score:.5f}", score_kind(card))]
+    if card.decision is not None and (evidence := verdict.evidence) is not None:
+        lines.append(
+            _line(
+                "LLR",
+                f"{evidence.llr:+.2f}",
+                f"calibrated on {card.decision.trials}; one speaker with a probability of "
+                f"{percent(evidence.posterior)} where {percent(evidence.p_target)} of all pairs are (--p_target)",
+            )
         )
-    )
-    if verdict.far is None or verdict.point is None:
-        few = f"{card.decision.trials} has too few nontarget trials for any of the card's FARs"
-        return [*lines, _line("decision", "none", few)]
+    if card.decision is None or verdict.far is None or verdict.point is None:
+        return [*lines, _line("decision", "none", _undecided(card))]
     point = verdict.point
     lines.append(
         _line(
@@ -64,6 +62,16 @@ def verdict_lines(verdict: Verdict, card: Card, *, chosen: bool, num_files: int 
     return [*lines, *([_line("others", "", "; ".join(others))] if others else [])]
 
 
+def _undecided(card: Card) -> str:
+    """Return why there is no decision, and how to get one."""
+    if card.decision is None:
+        return f"no threshold was measured for this model; {HOW_TO_DECIDE}"
+    return (
+        f"the {card.decision.num_nontarget:,} nontarget trials of {card.decision.trials} are too few for any FAR of "
+        f"the card; measure a higher one with --target_far (stage 5) and export again (stage 8)"
+    )
+
+
 def score_kind(card: Card) -> str:
     """Return what the score is."""
     return "cosine" if card.mean_vec is None else "cosine after mean subtraction"
@@ -78,7 +86,6 @@ def _measured(point: MeasuredPoint, decision: Decision, num_files: int) -> list[
         sure = f"{level}: {_range(interval.far)}; {sure}"
     of_tar = f" ({level}: {_range(interval.tar, 4)})" if interval else ""
     speakers = f", {decision.num_speakers:,} speakers" if decision.num_speakers else ""
-    files = "one file on each side"
     return [
         _line(
             "FAR",
@@ -94,8 +101,8 @@ def _measured(point: MeasuredPoint, decision: Decision, num_files: int) -> list[
         _line(
             "",
             "",
-            f"measured on {decision.trials}{speakers}, {files}"
-            + (f"; here {num_files} files were enrolled, for which it may differ" if num_files > 1 else ""),
+            f"measured on {decision.trials}{speakers}, one file on each side"
+            + (f"; of {num_files} enrolled files, as here, it may differ" if num_files > 1 else ""),
         ),
     ]
 
@@ -108,33 +115,34 @@ def _range(interval: tuple[float, float], digits: int = 3) -> str:
     return f"{100 * interval[0]:.{digits}g}–{percent(interval[1], digits)}"
 
 
-def candidate_lines(candidates: Sequence[Candidate], *, num_people: int, card: Card) -> list[str]:
+def candidate_lines(candidates: Sequence[Candidate], *, num_people: int, card: Card, num_files: int = 1) -> list[str]:
     """Say who it may be, and how much more often a stranger is taken for somebody among many.
 
     Args:
         candidates: those to show, best first.
         num_people: how many are enrolled.
         card: of the model.
+        num_files: the most recordings that one of them is enrolled with.
 
     """
     width = max([4, *(len(candidate.name) for candidate in candidates)])
-    lines = [f"{'name':<{width}}   score     LLR  decision"]
+    lines = [f"{'name':<{width}}     score     LLR  decision"]
     for candidate in candidates:
         verdict = candidate.verdict
-        llr = "–" if verdict.llr is None else f"{verdict.llr:+.2f}"
+        llr = "–" if verdict.evidence is None else f"{verdict.evidence.llr:+.2f}"
         lines.append(
-            f"{candidate.name:<{width}}  {verdict.score:6.4f}  {llr:>6}  {DECISIONS[verdict.accepted] or 'none'}"
+            f"{candidate.name:<{width}}  {verdict.score:8.5f}  {llr:>6}  {DECISIONS[verdict.accepted] or 'none'}"
         )
     verdict = candidates[0].verdict
-    if verdict.far is None or verdict.point is None or card.decision is None:
-        return [*lines, f"\nno threshold was measured for this model; {HOW_TO_DECIDE}"]
+    if card.decision is None or verdict.far is None or verdict.point is None:
+        return [*lines, "", _undecided(card)]
     few = 1.0 if num_people * verdict.far > 1 else num_people * verdict.far
     lines += [
         "",
         f"threshold {verdict.point.threshold:.5f}, for FAR {percent(verdict.far)} in one comparison; with {num_people} "
         f"enrolled a stranger is accepted as one of them in up to {num_people} × {percent(verdict.far)} = "
         f"{percent(few)} of the cases",
-        *_measured(verdict.point, card.decision, 1),
+        *_measured(verdict.point, card.decision, num_files),
     ]
     return lines
 
@@ -151,9 +159,8 @@ def verdict_json(verdict: Verdict, card: Card) -> dict[str, Any]:
     return {
         "score": verdict.score,
         "score_kind": score_kind(card),
-        "llr": verdict.llr,
-        "p_target": verdict.p_target,
-        "posterior": verdict.posterior,
+        **dict.fromkeys(("llr", "p_target", "posterior")),
+        **(vars(verdict.evidence) if verdict.evidence else {}),
         "far": verdict.far,
         "threshold": verdict.point.threshold if verdict.point else None,
         "decision": DECISIONS[verdict.accepted],

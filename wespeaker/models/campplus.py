@@ -47,6 +47,16 @@ class FCM(nn.Module):
         return x.flatten(start_dim=1, end_dim=2)
 
 
+def segment_means(x: torch.Tensor) -> torch.Tensor:
+    """Return the means (B, C, S) of the segments of (B, C, T); the last is of the frames that there are."""
+    if not torch.compiler.is_exporting():
+        return F.avg_pool1d(x, SEGMENT, ceil_mode=True)
+    # The same without ceil_mode: in it onnxruntime 1.16 takes the last mean of SEGMENT frames, of which some are not.
+    filled = [F.pad(values, (0, -x.shape[-1] % SEGMENT)) for values in (x, torch.ones_like(x[:1, :1]))]
+    means, shares = (F.avg_pool1d(values, SEGMENT) for values in filled)
+    return means / shares
+
+
 class ContextAwareMasking(nn.Module):
     """A convolution over time whose output is masked by what the utterance and the segment of 100 frames are like.
 
@@ -61,8 +71,7 @@ class ContextAwareMasking(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, T) to (B, out_channels, T)."""
-        segments = F.avg_pool1d(x, SEGMENT, ceil_mode=True)  # the last mean is of the frames that there are
-        context = x.mean(dim=-1, keepdim=True) + segments
+        context = x.mean(dim=-1, keepdim=True) + segment_means(x)
         mask = torch.sigmoid(self.linear2(F.relu(self.linear1(context))))  # one for each segment
         return self.linear_local(x) * mask.repeat_interleave(SEGMENT, dim=-1)[..., : x.shape[-1]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchaudio
 
-from wespeaker.data.features import Fbank, mean_normalise
+from wespeaker.data.features import ConvFbank, Fbank, mean_normalise
 
 
 def speechlike(num_samples, seed=0):
@@ -59,3 +59,26 @@ def test_mean_normalisation_cancels_level():
     wav = speechlike(16000)
     torch.testing.assert_close(mean_normalise(Fbank()(wav)), mean_normalise(Fbank()(0.5 * wav)), atol=1e-3, rtol=0)
     assert mean_normalise(Fbank()(wav)).mean(dim=1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("bins", "rate"), [(80, 16000), (40, 8000)])
+def test_the_convolution_equals_kaldis_own_features(bins, rate):
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither, options.frame_opts.window_type, options.mel_opts.num_bins = 0.0, "hamming", bins
+    options.frame_opts.samp_freq = rate
+    fbank = kaldi_native_fbank.OnlineFbank(options)
+    wav = speechlike(rate)[1] + 0.3  # with an offset, which is removed
+    fbank.accept_waveform(rate, (wav * 32768).tolist())
+    expected = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+    found = ConvFbank(Fbank(num_mel_bins=bins, sample_rate=rate))(wav[None])
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-3)
+
+
+def test_the_convolution_equals_the_transform_on_every_length_and_in_silence():
+    fbank = Fbank()
+    convolution = ConvFbank(fbank)
+    for num_samples in (400, 559, 560, 12345):
+        wav = speechlike(num_samples)
+        torch.testing.assert_close(convolution(wav), fbank(wav), rtol=0, atol=1e-3)
+        wav = torch.zeros(2, num_samples)
+        torch.testing.assert_close(convolution(wav), fbank(wav), rtol=0, atol=0)

@@ -73,14 +73,14 @@ def test_embeddings_without_direction_are_a_sentence(rows, match):
 def test_ratios_and_probabilities(score, p_target):
     found = judge(score, MEASURED, far=0.01, p_target=p_target)
     llr = 20.0 * score - 8.0
-    assert found.llr == pytest.approx(llr)
-    assert found.posterior == pytest.approx(expit(llr + logit(p_target or 0.01)), rel=1e-9, abs=1e-15)
+    assert found.evidence.llr == pytest.approx(llr)
+    assert found.evidence.posterior == pytest.approx(expit(llr + logit(p_target or 0.01)), rel=1e-9, abs=1e-15)
     assert found.accepted is (score >= 0.25)
 
 
 def test_probabilities_of_extreme_scores_do_not_overflow():
     steep = make_card(decision={**DECISION, "calibration": {"p_target": 0.01, "weight": 1e5, "offset": 0.0}})
-    assert [judge(score, steep, far=0.01).posterior for score in (-1.0, 1.0)] == [0.0, 1.0]
+    assert [judge(score, steep, far=0.01).evidence.posterior for score in (-1.0, 1.0)] == [0.0, 1.0]
 
 
 def test_the_lowest_far_that_was_shown_is_the_default():
@@ -96,7 +96,7 @@ def test_the_lowest_far_that_was_shown_is_the_default():
     nothing = decided(**{"0.0001": UNSEEN})
     assert choose_far(nothing) is None
     assert judge(0.3, nothing, far=None).accepted is None
-    assert "too few nontarget trials" in "\n".join(verdict_lines(judge(0.3, nothing, far=None), nothing, chosen=False))
+    assert "too few for any FAR" in "\n".join(verdict_lines(judge(0.3, nothing, far=None), nothing, chosen=False))
 
 
 def test_a_model_of_which_nothing_was_measured_scores_and_says_how_to_get_more():
@@ -105,7 +105,7 @@ def test_a_model_of_which_nothing_was_measured_scores_and_says_how_to_get_more()
     with pytest.raises(InputError, match=r"no threshold was measured for this model, for FAR 0\.01 .*stage 8"):
         choose_far(bare, 0.01)
     verdict = judge(0.3, bare, far=None, p_target=0.5)
-    assert (verdict.llr, verdict.posterior, verdict.accepted) == (None, None, None)
+    assert (verdict.evidence, verdict.accepted) == (None, None)
     assert "no threshold was measured for this model; score trials" in verdict_lines(verdict, bare, chosen=False)[1]
 
 
@@ -118,11 +118,11 @@ def test_a_prior_that_is_none(p_target):
 def test_everything_that_makes_a_threshold_trustworthy_is_said():
     text = "\n".join(verdict_lines(judge(0.3, MEASURED, far=0.01), MEASURED, chosen=True, num_files=3))
     for part in (
-        "score     0.3000", "LLR       -2.00", "calibrated on vox1_O_cleaned", "probability of 0.137 % where 1 %",
+        "score     0.30000", "LLR       -2.00", "calibrated on vox1_O_cleaned", "probability of 0.137 % where 1 %",
         "decision  accept   the score reaches 0.25000, the threshold for FAR 1 %\n", "FAR       1 %",
         "of 300 trials of different speakers, 3 were accepted (95 %: 0–2 %; at most 3 % with 95 % confidence)",
         "TAR       90 %     of 100 trials of one speaker, 90 were accepted (95 %: 80–95 %)",
-        "measured on vox1_O_cleaned, 12 speakers, one file on each side; here 3 files were enrolled",
+        "measured on vox1_O_cleaned, 12 speakers, one file on each side; of 3 enrolled files, as here, it may differ",
         "0.1 % at 0.50000: reject; 10 % at -0.20000: accept",
     ):  # fmt: skip
         assert part in text

@@ -3,6 +3,7 @@ import torch
 from written_out import Graph, layer, norm, shapes, trained_a_little
 
 from wespeaker.models import build_model
+from wespeaker.models.campplus import segment_means
 
 
 def test_keys_and_shapes_are_wespeakers():
@@ -72,3 +73,12 @@ def test_output_is_the_written_out_network(num_frames):
     expected = g.conv1d(stats[..., None], "xvector.dense.linear")
     expected = g.norm(expected, "xvector.dense.nonlinear.batchnorm")[..., 0]
     torch.testing.assert_close(model(feats), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("frames", [2, 99, 100, 101, 250, 300])
+def test_segments_have_the_means_of_their_frames_in_a_graph_too(monkeypatch, frames):
+    x = torch.randn(2, 3, frames, dtype=torch.float64)
+    expected = torch.stack([part.mean(dim=-1) for part in x.split(100, dim=-1)], dim=-1)
+    torch.testing.assert_close(segment_means(x), expected)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(segment_means(x), expected)
