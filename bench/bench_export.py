@@ -1,8 +1,8 @@
 """How fast is the exported graph in onnxruntime beside the network in torch, from waveform to embedding?
 
 ResNet34 with 80 mel bins and 256 numbers, random weights, one utterance at a time of 2, 5 and 20 s at 16 kHz, on one
-thread. torch computes the features with its Fourier transform, the graph as a convolution. Both in one process, taken in
-turn after a warm-up; CPU time of one embedding, medians. The real-time factor is CPU time over the time of the audio.
+thread. torch computes the features with its Fourier transform, the graph as a convolution. Both in one process, taken
+in turn after a warm-up; CPU time of one embedding, medians. The real-time factor is CPU time over that of the audio.
 Run it from the repository root: python bench/bench_export.py [--rounds 9] [--model ResNet34]
 """
 

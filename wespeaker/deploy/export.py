@@ -113,15 +113,15 @@ def _card(
 ) -> Card:
     """Return the card of a run, with its thresholds if there are any."""
     path = threshold or exp_dir / "scores" / "threshold.json"
+    thresholds = read_thresholds(path) if threshold or trials or path.is_file() else None
+    if mean_vec is None and thresholds is not None and thresholds.mean_vec is not None:
+        mean_vec = file_in_run(exp_dir, thresholds.mean_vec)
+    mean = None if mean_vec is None else check_mean_vec(load_mean_vec(mean_vec), config.model_args.embed_dim)
     decision = None
-    if threshold or trials or path.is_file():
-        thresholds = read_thresholds(path)
-        if mean_vec is None and thresholds.mean_vec is not None:
-            mean_vec = file_in_run(exp_dir, thresholds.mean_vec)
+    if thresholds is not None:
         decision = measured_decision(
             path, thresholds, exp_dir=exp_dir, weights=weights, mean_vec=mean_vec, trials=trials, p_target=p_target
         )
-    mean = None if mean_vec is None else check_mean_vec(load_mean_vec(mean_vec), config.model_args.embed_dim)
     return describe(net, config, training=origin(exp_dir, config, weights), mean_vec=mean, decision=decision)
 
 
