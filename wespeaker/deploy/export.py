@@ -6,9 +6,10 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from wespeaker.config import Config
 from wespeaker.deploy.card import CARD, METADATA_KEY, Card
@@ -132,8 +133,8 @@ def _add_metadata(graph: ModelProto, interface: str, card: Card, parity: Sequenc
         "max_difference": max(row.difference for row in parity),
         "max_cosine_distance": max(row.cosine_distance for row in parity),
         "limit": LIMIT,
-        "onnxruntime": version("onnxruntime"),
-        "torch": version("torch"),
+        "onnxruntime": require("onnxruntime", extra="export").__version__,
+        "torch": str(torch.__version__),
     }
     values = {
         METADATA_KEY: card.model_dump_json(),
