@@ -365,11 +365,15 @@ class TrainConfig(Section):
         return checks.doubts(self, device=device)
 
     def dump(self) -> str:
-        """Return the resolved config as YAML, defaults included but for those of `tacit`."""
+        """Return the resolved config, defaults included, as YAML."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
+    def record(self) -> str:
+        """Return what config.yaml of a run folder holds: the resolved config, but for what is `tacit`."""
+        return self.dump()
+
     def tacit(self) -> dict[str, Any]:
-        """Return keys, dotted, that `dump` leaves out while they have their defaults, with these."""
+        """Return keys, dotted, that `record` leaves out while they have their defaults, with these."""
         return {}
 
 
@@ -393,8 +397,8 @@ class Config(TrainConfig):
         given = args.model_dump(exclude_unset=True) if isinstance(args, ModelArgs) else args
         return _typed(given, MODEL_ARGS[info.data["model"]])
 
-    def dump(self) -> str:
-        """Return the resolved config as YAML, for WeSpeaker too: see `tacit`."""
+    def record(self) -> str:
+        """Return what config.yaml of a run folder holds, which WeSpeaker's tools read too: see `tacit`."""
         values = self.model_dump()
         tacit = self.tacit()
         values["model_args"] = {
@@ -403,7 +407,7 @@ class Config(TrainConfig):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def tacit(self) -> dict[str, Any]:
-        """Return what WeSpeaker's model takes no argument for: its tools pass it all ``model_args`` of config.yaml."""
+        """Return what WeSpeaker's model takes no argument for: its tools pass it all ``model_args`` of a run folder."""
         fields = type(self.model_args).model_fields
         return {f"model_args.{name}": fields[name].default for name in self.model_args.ours}
 

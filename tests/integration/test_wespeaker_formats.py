@@ -244,7 +244,7 @@ CAMPPLUS = {"feat_dim", "embed_dim", "pooling_func", "growth_rate", "bn_size", "
 )
 def test_models_of_wespeaker_take_all_model_args(config, taken):
     """Its tools call ``model(**model_args)``, and a key more is a TypeError."""
-    assert set(yaml.safe_load(load_config(ROOT / "conf" / f"{config}.yaml").dump())["model_args"]) <= taken
+    assert set(yaml.safe_load(load_config(ROOT / "conf" / f"{config}.yaml").record())["model_args"]) <= taken
 
 
 def test_noise_and_rooms_came_from_databases(data, exp):

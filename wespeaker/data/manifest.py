@@ -148,7 +148,7 @@ def read_manifest(folder: Path, *, allow_pipes: bool = False) -> UtteranceTable:
     if commands:
         logger.warning("running %d shell commands of %s, such as %r", len(commands), folder / "wav.scp", commands[0])
     lengths = read_lengths(folder)
-    vad = read_vad(folder / VAD) if (folder / VAD).exists() else None
+    vad = read_vad(folder / VAD) if (folder / VAD).is_file() else None
     builder, silent = TableBuilder(), []
     for key, path in paths.items():
         source = AudioSource(_run_pipe(path, folder / "piped") if path.endswith("|") else path)

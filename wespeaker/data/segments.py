@@ -36,7 +36,7 @@ def from_seconds(seconds: object, *, rate: int, num_samples: int = MAX_SAMPLES) 
             start, end = map(float, pair)
             if isinstance(pair, str) or not 0 <= start <= end < math.inf:
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"a segment must be a start and an end in seconds, found {str(pair)[:80]}") from None
         first, last = (int(min(time * rate, num_samples)) for time in (start, end))
         if first < last:

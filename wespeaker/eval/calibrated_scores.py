@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wespeaker.data.manifest import read_pairs
+from wespeaker.data.manifest import read_manifest, read_pairs
 from wespeaker.data.trials import Trials, read_normalised_scores, write_kaldi_trials, write_scores
 from wespeaker.documents import write_json
 from wespeaker.errors import InputError, listing
@@ -151,11 +151,16 @@ def effect_table(effects: Mapping[str, CalibrationEffect], *, p_target: float) -
 
 
 def read_durations(path: PathLike) -> dict[str, float]:
-    """Read a Kaldi utt2dur: ``utt seconds`` lines.
+    """Read a Kaldi utt2dur: ``utt seconds`` lines; without one, the durations of the wav.scp beside it are taken.
+
+    WeSpeaker makes no utt2dur before it calibrates.
 
     Raises:
         InputError: for a file that is missing or empty, a duration that is not a number of at least 0.
     """
+    if not Path(path).exists() and Path(path).with_name("wav.scp").is_file():
+        table = read_manifest(Path(path).parent)
+        return dict(zip(table.keys, table.seconds.tolist(), strict=True))
     durations = {}
     for utt, text in read_pairs(Path(path), "the durations").items():
         try:

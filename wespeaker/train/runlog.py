@@ -95,7 +95,7 @@ def write_run_folder(folder: Path, config: TrainConfig, *, world_size: int) -> N
     """Make the folder of a run with config.yaml and env.json."""
     step_size = {"world_size": world_size, "examples_per_step": world_size * config.dataloader_args.batch_size}
     write_json(folder / ENVIRONMENT, environment() | step_size)
-    write_lines(folder / CONFIG, config.dump().splitlines())  # last: where it is, the other one is
+    write_lines(folder / CONFIG, config.record().splitlines())  # last: where it is, the other one is
 
 
 def environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +208,15 @@ def test_a_broken_noise_file_is_not_the_utterances_fault(data_dir, tmp_path):
     error = dataset[1, 0]
     assert isinstance(error, InputError)
     assert "noise.wav does not exist" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "match"),
+    [
+        ("feat", r"there is no data type 'feat'; .*feat\.list: this is a list of features .*tools/make_raw_list\.py"),
+        ("shards", "there is no data type 'shards'; did you mean 'shard'"),
+    ],
+)
+def test_other_kinds_of_lists_are_refused(data_type, match):
+    with pytest.raises(InputError, match=match):
+        read_training_list(Path("feat.list"), data_type, ARGS)

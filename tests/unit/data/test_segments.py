@@ -155,6 +155,7 @@ def test_training_sees_segments_only(recordings):
         ([["1", "0.5"]], "a segment must be a start and an end"),
         ([["-1", "0.5"]], "a segment must be a start and an end"),
         ([["0", "nan"]], "a segment must be a start and an end"),
+        ([[0, 10**400]], "a segment must be a start and an end"),
         (["12"], "a segment must be a start and an end"),
         ({"0": "1"}, "segments must be a list of starts and ends in seconds, found {'0': '1'}"),
         (None, "segments must be a list"),

@@ -180,3 +180,15 @@ def test_durations_are_numbers_of_seconds(tmp_path: Path, text: str) -> None:
     (tmp_path / "utt2dur").write_text(f"a 1.5\nb {text}\n")
     with pytest.raises(InputError, match=f"utt2dur: the duration of b must be a number of seconds, found '{text}'"):
         read_durations(tmp_path / "utt2dur")
+
+
+def test_without_utt2dur_durations_are_those_of_the_audio(data_dir: Path, tmp_path: Path) -> None:
+    """WeSpeaker's data folders have none before calibration."""
+    for name in ("wav.scp", "utt2spk"):
+        (tmp_path / name).write_bytes((data_dir / "vox1" / name).read_bytes())
+    written = read_durations(data_dir / "vox1" / "utt2dur")
+    found = read_durations(tmp_path / "utt2dur")
+    assert found.keys() == written.keys()
+    assert all(found[utt] == pytest.approx(written[utt], abs=1e-6) for utt in found)
+    with pytest.raises(InputError, match=r"utt2dur \(the durations\) does not exist"):
+        read_durations(tmp_path / "elsewhere" / "utt2dur")
