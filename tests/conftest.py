@@ -14,7 +14,13 @@ import pytest
 import soundfile
 import torch
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RATE = 16000
 # Networks of a few hundred weights are slower with more threads, and far slower where the cores are shared.
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The lower bounds of requirements.txt, installed as they stand: unit tests and a step of training in them."""
+"""The lower bounds of the package and of its extras, installed as they stand: unit tests and a step of training."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_command
+from conftest import PROJECT, run_command
 
 # Those that need neither the oracles of tests/requirements.txt nor minutes.
 TESTS = (
@@ -17,7 +17,7 @@ TESTS = (
     *(f"tests/unit/data/test_{name}.py" for name in ("utterances", "pack")),
     *(f"tests/unit/eval/test_{name}.py" for name in ("det", "extraction", "calibrated_scores")),
     *(f"tests/unit/test_{name}.py" for name in ("config", "documents", "figures", "files", "speaker_net")),
-    *("tests/unit/models/test_resnet.py", "tests/unit/train/test_checkpoint.py"),
+    *("tests/unit/models/test_resnet.py", "tests/unit/train/test_checkpoint.py", "tests/unit/report/test_events.py"),
     "tests/integration/test_every_config_trains.py::test_a_step_of_the_network_as_it_is_configured[mini_qmargin]",
 )
 PYTEST = ("pytest==8.0", "hypothesis==6.100")
@@ -27,8 +27,8 @@ PYTEST = ("pytest==8.0", "hypothesis==6.100")
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="numpy 1.26, a lower bound, has no wheel for this Python")
 def test_the_lower_bounds_work(tmp_path: Path) -> None:
     """It takes 5 GB for as long as it runs, and about ten minutes."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lowest = [line.replace(">=", "==") for line in lines if line and not line.startswith("#")]
+    bounds = (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["all"])
+    lowest = [bound.replace(">=", "==") for bound in bounds]
     environment = tmp_path / "environment"
     python = environment / "bin" / "python"
     try:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
 import pytest
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,12 +16,6 @@ from lock import HEAD, installed_versions, read_requirements
 
 from wespeaker.errors import InputError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest brings it
-
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = read_requirements(ROOT / "requirements.txt")
 LINES = (ROOT / "requirements.lock").read_text().splitlines()
