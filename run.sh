@@ -273,7 +273,7 @@ if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now
   cat "$scores/results.txt"
 fi
 
-if begin 9 "large-margin fine-tuning in $lm_exp_dir"; then
+if begin 9 "large-margin fine-tuning by $lm_config"; then
   [ -e "$lm_init" ] || fail "$lm_init, the weights to fine-tune, does not exist; run stages 3 and 4 first"
   train "$lm_config" "${lm_changes[@]}"
   options=()

@@ -45,7 +45,7 @@ def test_every_node_runs_the_same_command_and_the_job_ends_as_it_does(job, code)
     assert process.wait(timeout=30) == code
     (call,) = log.read_text().splitlines()
     assert call.endswith(
-        "bash run.sh --num_nodes 2 --HOST_NODE_ADDR node3:14680 --job_id 81234 --nproc 4 --nj 32 --stage 3"
+        "bash run.sh --num_nodes 2 --HOST_NODE_ADDR node3:19360 --job_id 81234 --nproc 4 --nj 32 --stage 3"
     )
 
 

@@ -91,3 +91,8 @@ def test_the_network_takes_what_the_dataset_gives():
     assert net.image_shape == (1, 32, 32)
     with pytest.raises(InputError, match="image_size must be a multiple of 16, such as 48 or 112, found 40"):
         load(path, "dataset_args.image_size=40")
+
+
+def test_faces_have_no_speeds_to_leave_out():
+    with pytest.raises(InputError, match="head_init: input should be 'keep' or 'reinit', found 'unperturbed'"):
+        load(ROOT / "examples/face/conf/mini_qmargin.yaml", "head_init=unperturbed")

@@ -64,7 +64,7 @@ def head_state(head: Head, weights: State, path: Path, *, before: Facts, unpertu
     expected = perturbed if unperturbed and found["weight"] == perturbed else classes
     if found["weight"] not in (0, expected) or before.get("classes", expected) != expected:
         k, of_run = rows["weight"], f" of {before['classes']:,} classes" if "classes" in before else ""
-        others = f" or {k * perturbed:,} of {perturbed:,}, which are {len(SPEEDS)} speeds'" if unperturbed else ""
+        others = f" or {k * perturbed:,} of {perturbed:,} with speed classes" if unperturbed else ""
         advice = "head_init=unperturbed to leave out those of other speeds, or " if found["weight"] == perturbed else ""
         raise InputError(
             f"{path} holds {k * found['weight']:,.0f} prototypes{of_run}, expected {k * classes:,} of {classes:,} "

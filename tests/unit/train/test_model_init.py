@@ -125,7 +125,7 @@ def test_another_number_of_classes_is_a_sentence(tmp_path):
     folder = train_toy(tmp_path / "first", task=perturbed_task())
     with pytest.raises(InputError, match=r"33 prototypes, expected 11 of 11 classes; give head_init=unperturbed to le"):
         started(folder)
-    wanted = r"holds 33 prototypes, expected 12 of 12 classes or 36 of 36, which are 3 speeds'; give head_init=reinit"
+    wanted = r"holds 33 prototypes, expected 12 of 12 classes or 36 of 36 with speed classes; give head_init=re"
     with pytest.raises(InputError, match=wanted):
         started(folder, task=toy_task(num_classes=12), head_init="unperturbed")
 
