@@ -281,7 +281,7 @@ if begin 9 "large-margin fine-tuning by $lm_config"; then
     options+=("--$name" "${!name}")
   done
   [ -z "$HOST_NODE_ADDR" ] || options+=(--HOST_NODE_ADDR "$host:$((port + launches))")
-  bash run.sh --stage 4 --stop_stage 7 --config "$lm_config" --set "${lm_set[*]}" --exp_dir "$lm_exp_dir" \
+  bash run.sh --stage 4 --stop_stage 8 --config "$lm_config" --set "${lm_set[*]}" --exp_dir "$lm_exp_dir" \
     --trials "${trials[*]}" --far "${far[*]}" "${options[@]}"
 fi
 echo "$script: stages $stage to $stop_stage are done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
