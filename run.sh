@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Options: `--name value` sets a variable of this block. The text after # is the help.
 stage=0                         # first stage
-stop_stage=7                    # last stage
+stop_stage=7                    # last stage; 8, the export, is on demand
 corpus=mini                     # mini: generated here; voxceleb: the four folders named below; own: --data made by tools/prepare_data.py
 config=                         # experiment; default conf/{mini,resnet34,real_small}_qmargin.yaml
 voxceleb1=                      # folder of VoxCeleb1 with its trial lists
@@ -29,7 +29,7 @@ join_timeout=300                # seconds that a node waits for the others to co
 timeout=30                      # minutes that training processes wait for each other
 nj=                             # parallel jobs of preparation; default: number of cores
 num_avg=                        # epochs to average, instead of the config's num_avg
-checkpoint=                     # weights to extract with, instead of the average
+checkpoint=                     # weights to extract with and to export, instead of the average
 trials=                         # trial lists to score, such as "vox1_H_cleaned"; default: all that stage 1 found
 far=                            # false acceptance rates of the table; default: by the size of the corpus
 score_norm_method=asnorm        # asnorm (the nearest training speakers) or snorm (all of them)
@@ -37,7 +37,7 @@ top_n=                          # nearest training speakers of asnorm; default: 
 
 script=run.sh
 # shellcheck disable=SC2034  # of options.sh
-stages="0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration"
+stages="0 corpora, 1 manifests, 2 shards, 3 training, 4 embeddings, 5 scores, 6 normalised scores, 7 calibration, 8 export"
 # shellcheck source=tools/options.sh
 . tools/options.sh
 parse_options "$@"
@@ -49,7 +49,7 @@ for name in nproc num_nodes join_timeout timeout; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--$name must be a whole number from 1 on, found '${!name}'"
 done
 [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop_stage $stop_stage"
-[ "$stop_stage" -le 7 ] || fail "there is no stage $stop_stage; the stages are 0 to 7"
+[ "$stop_stage" -le 8 ] || fail "there is no stage $stop_stage; the stages are 0 to 8"
 [[ ${top_n:-2} =~ ^[0-9]+$ ]] || fail "--top_n must be a whole number, found '$top_n'"
 [[ ${gpus:-0} =~ ^\[?[0-9]+(, *[0-9]+)*\]?$ ]] || fail "--gpus must be numbers such as \"[0,1]\", found '$gpus'"
 [ "$num_nodes" -eq 1 ] || [ -n "$HOST_NODE_ADDR" ] || fail "--num_nodes $num_nodes needs --HOST_NODE_ADDR host:port"
@@ -217,7 +217,7 @@ if begin 5 "scores"; then
     --target_far "${far[@]}" "${mean_args[@]}" "${table_args[@]}"
 fi
 
-if [ -z "$top_n" ] && [ "$stop_stage" -ge 6 ]; then
+if [ -z "$top_n" ] && [ "$stage" -le 7 ] && [ "$stop_stage" -ge 6 ]; then
   [ -e "$data/$train_set/spk2utt" ] || fail "$data/$train_set/spk2utt does not exist; run stage 1 first"
   top_n=$(($(wc -l < "$data/$train_set/spk2utt") / 4))
   top_n=$((top_n < 2 ? 2 : top_n > 300 ? 300 : top_n))
@@ -239,6 +239,14 @@ if begin 7 "calibration"; then
   launch 1 tools/calibrate.py --scores "${score_files[@]/#/$scores/${normalised}_}" --utt2dur "$data/$test_set/utt2dur" \
     --data_dir "$data/$train_set" "${cohort_args[@]}" --target_far "${far[@]}" "${table_args[@]}"
   check_counts "cali_${normalised}_"
+fi
+
+if begin 8 "export"; then
+  wespeaker_extra export
+  export_args=(--exp_dir "$exp_dir")
+  [ -z "$checkpoint" ] || export_args+=(--checkpoint "$checkpoint")
+  [ ${#trials[@]} -ne 1 ] || export_args+=(--trials "${trials[0]%.kaldi}") # of several, the one of most nontargets
+  launch 1 tools/export.py "${export_args[@]}"
 fi
 
 if [ "$stage" -le 5 ] && [ "$stop_stage" -gt 5 ]; then # out of sight by now

@@ -9,6 +9,7 @@ import soundfile
 from conftest import ROOT, SMALL, run_command, write_m4a
 
 import wespeaker
+from wespeaker.deploy.card import Card
 
 TINY_CORPUS = "--num_train_spk 10 --num_dev_spk 4 --num_test_spk 6 --num_sessions 2 --num_utts 2 --max_sec 2.5"
 SET = " ".join([*SMALL, "dataset_args.num_frms=100", "num_avg=2", "model_args.m_channels=4"])
@@ -129,6 +130,19 @@ def test_a_cohort_smaller_than_top_n_is_a_sentence(qmargin, workplace):
     assert not list((workplace / "qmargin" / "scores").glob("*asnorm11*"))
 
 
+def test_stage_8_exports_the_model_with_the_thresholds_of_stage_5(qmargin, workplace):
+    assert "== stage 8" not in qmargin.stdout  # on demand
+    done = recipe(workplace, "--stage", "8", "--stop_stage", "8", "--trials", "vox1_O_cleaned")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "thresholds of vox1_O_cleaned: " in done.stdout
+    assert "INFO Removed" not in done.stderr  # what the exporter says of itself
+    card = Card.read(workplace / "qmargin" / "models" / "card.json")
+    thresholds = json.loads((workplace / "qmargin" / "scores" / "threshold.json").read_text())
+    assert card.decision.at(0.1).threshold == thresholds["trials"]["vox1_O_cleaned"]["target_far"]["0.1"]["threshold"]
+    for name in ("final.onnx", "final_feats.onnx", "final.safetensors"):
+        assert (workplace / "qmargin" / "models" / name).stat().st_size > 10_000
+
+
 def test_voxceleb_folders_with_m4a(qmargin, workplace, tmp_path):
     """The published layouts, as a user has them: m4a for VoxCeleb2, no test part."""
     mini, own = workplace / "corpora" / "mini", tmp_path / "corpora"
@@ -180,6 +194,7 @@ BAD = {
     "stage before its input": (["--stage", "3"], "does not exist; run the stage that makes it first"),
     "scores before their input": (["--stage", "6"], "spk2utt does not exist; run stage 1 first"),
     "calibration before its input": (["--stage", "7"], "spk2utt does not exist; run stage 1 first"),
+    "export before its input": (["--stage", "8", "--stop_stage", "8"], "is not a run folder (it has no config.yaml)"),
     "unknown normalisation": (["--score_norm_method", "znorm"], "--score_norm_method must be asnorm or snorm"),
     "top_n that is no number": (["--top_n", "all"], "--top_n must be a whole number, found 'all'"),
     "unknown trial list": (["--stage", "5"], "does not exist"),

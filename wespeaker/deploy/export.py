@@ -6,9 +6,10 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from wespeaker.config import Config
 from wespeaker.deploy.card import CARD, METADATA_KEY, Card
@@ -113,15 +114,15 @@ def _card(
 ) -> Card:
     """Return the card of a run, with its thresholds if there are any."""
     path = threshold or exp_dir / "scores" / "threshold.json"
+    thresholds = read_thresholds(path) if threshold or trials or path.is_file() else None
+    if mean_vec is None and thresholds is not None and thresholds.mean_vec is not None:
+        mean_vec = file_in_run(exp_dir, thresholds.mean_vec)
+    mean = None if mean_vec is None else check_mean_vec(load_mean_vec(mean_vec), config.model_args.embed_dim)
     decision = None
-    if threshold or trials or path.is_file():
-        thresholds = read_thresholds(path)
-        if mean_vec is None and thresholds.mean_vec is not None:
-            mean_vec = file_in_run(exp_dir, thresholds.mean_vec)
+    if thresholds is not None:
         decision = measured_decision(
             path, thresholds, exp_dir=exp_dir, weights=weights, mean_vec=mean_vec, trials=trials, p_target=p_target
         )
-    mean = None if mean_vec is None else check_mean_vec(load_mean_vec(mean_vec), config.model_args.embed_dim)
     return describe(net, config, training=origin(exp_dir, config, weights), mean_vec=mean, decision=decision)
 
 
@@ -132,8 +133,8 @@ def _add_metadata(graph: ModelProto, interface: str, card: Card, parity: Sequenc
         "max_difference": max(row.difference for row in parity),
         "max_cosine_distance": max(row.cosine_distance for row in parity),
         "limit": LIMIT,
-        "onnxruntime": version("onnxruntime"),
-        "torch": version("torch"),
+        "onnxruntime": require("onnxruntime", extra="export").__version__,
+        "torch": str(torch.__version__),
     }
     values = {
         METADATA_KEY: card.model_dump_json(),

@@ -89,7 +89,7 @@ def check_parity(found: Sequence[Parity]) -> None:
             raise InputError(
                 f"{row.graph} is not written: for {row.batch} x {row.seconds:g} s of audio its embeddings differ from "
                 f"torch's by {row.difference:.1e} of their length and {row.cosine_distance:.1e} in cosine, where "
-                f"{LIMIT:g} is allowed; use the run folder, and report it with the versions of torch and onnxruntime"
+                f"{LIMIT:g} is allowed; embed with the run folder, or take other versions of torch and onnxruntime"
             )
 
 

@@ -175,6 +175,12 @@ def test_thresholds_of_another_model_are_refused(copy: Path, change: Callable[[P
     assert not list(copy.rglob("final*"))
 
 
+def test_without_the_extra_its_name_is_said(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match=r"onnx is not installed.*\[export\]"):
+        export(copy)
+
+
 def test_an_unknown_list_is_refused_with_the_nearest(copy: Path):
     with pytest.raises(InputError, match=r"no thresholds of the trials 'al'; did you mean 'all'\?"):
         export(copy, trials="al")
