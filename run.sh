@@ -212,7 +212,9 @@ scores=$exp_dir/scores
 score_files=() lists=()
 if [ "$stop_stage" -ge 5 ]; then
   if [ ${#trials[@]} -eq 0 ]; then
-    lists=("$data/$test_set"/trials/*.kaldi)
+    for name in "$data/$test_set"/trials/*.kaldi; do
+      [[ $name == */vox2_cali.kaldi ]] || lists+=("$name") # WeSpeaker's, of training utterances
+    done
   else
     for name in "${trials[@]}"; do lists+=("$data/$test_set/trials/${name%.kaldi}.kaldi"); done
   fi

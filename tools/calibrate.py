@@ -52,9 +52,8 @@ def main() -> None:
         )
         save_calibration(folder / f"{calibration.score}.json", calibration)
     effects = calibrate_files(args.scores, calibration, utt2dur=durations, output_dir=args.output_dir)
-    evaluation = evaluate_scores(
-        list(effects), output_dir=args.output_dir, prefix=f"cali_{calibration.score}_", **to_evaluation(args)
-    )
+    asked = {"output_dir": args.output_dir, "scp": args.embeddings or args.cohort, **to_evaluation(args)}
+    evaluation = evaluate_scores(list(effects), prefix=f"cali_{calibration.score}_", **asked)
     print_evaluation(evaluation)
     by_list = dict(zip(evaluation.results["trials"], effects.values(), strict=True))
     print(f"\n{effect_table(by_list, p_target=calibration.p_target)}")

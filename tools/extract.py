@@ -11,7 +11,7 @@ from wespeaker.data.manifest import read_manifest
 from wespeaker.eval.extraction import extract
 from wespeaker.interchange.models import load_speaker_net
 from wespeaker.ranks import WORK_TIMEOUT, joined_ranks
-from wespeaker.train.checkpoint import AVERAGE
+from wespeaker.train.checkpoint import AVERAGE, weights_of
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config, net = load_speaker_net(args.exp_dir, checkpoint=args.checkpoint)
+    weights = args.checkpoint or weights_of(args.exp_dir)
     with joined_ranks(args.device, timeout=WORK_TIMEOUT) as ranks:
         net = net.to(ranks.device)
         for data_dir in args.data_dir:
@@ -37,6 +38,7 @@ def main() -> None:
                 rate=config.dataset_args.resample_rate,
                 num_workers=args.num_workers,
                 ranks=ranks,
+                weights=weights,
                 desc=f"embeddings of {data_dir.name}",
             )
             if ranks.first:

@@ -31,7 +31,8 @@ def main() -> None:
     if not has_labels:
         print("\n".join(f"scores, without error rates, as there are no labels: {path}" for path in written))
         return
-    print_evaluation(evaluate_scores(written, output_dir=args.output_dir, prefix=f"{kind}_", **to_evaluation(args)))
+    asked = {"output_dir": args.output_dir, "scp": args.embeddings, **to_evaluation(args)}
+    print_evaluation(evaluate_scores(written, prefix=f"{kind}_", **asked))
 
 
 run(main)

@@ -83,7 +83,6 @@ def test_its_metadata_name_version_requirements_and_command(wheel: Path) -> None
         "export": {"onnx", "onnxscript", "onnxruntime", "safetensors"},
         "plot": {"matplotlib"},
         "track": {"tensorboard"},
-        "lmdb": {"lmdb"},
     }
     assert everything == set().union(*extras.values())
     assert _metadata(wheel, "entry_points.txt") == "[console_scripts]\nwespeaker-q = wespeaker.cli:main\n"

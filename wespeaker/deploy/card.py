@@ -80,6 +80,7 @@ class Decision(_Part):
     """What was measured on one trial list with cosines of embeddings whose mean was subtracted as the card says."""
 
     trials: str  # name of the list
+    note: str | None = None  # a remark on it, such as that its corpus is synthetic
     trials_sha256: _Sha256  # of `wespeaker.eval.fingerprint.trials_sha256`
     num_target: _Positive
     num_nontarget: _Positive

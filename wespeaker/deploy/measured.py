@@ -42,6 +42,7 @@ class Thresholds(_Part):
     mean_vec: _File | None = None
     model: _File | None
     level: float
+    note: str | None = None
     trials: dict[str, _List] = Field(min_length=1)
 
 
@@ -118,6 +119,7 @@ def measured_decision(
     fitted = fit_calibration({"score": scores}, scored.is_target, p_target=p_target)
     return Decision(
         trials=name,
+        note=thresholds.note,
         trials_sha256=found.trials_sha256,
         num_target=found.num_target,
         num_nontarget=found.num_nontarget,

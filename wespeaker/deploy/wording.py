@@ -104,6 +104,7 @@ def _measured(point: MeasuredPoint, decision: Decision, num_files: int) -> list[
             f"measured on {decision.trials}{speakers}, one file on each side"
             + (f"; of {num_files} enrolled files, as here, it may differ" if num_files > 1 else ""),
         ),
+        *([_line("", "", decision.note)] if decision.note else []),
     ]
 
 
@@ -153,7 +154,7 @@ def verdict_json(verdict: Verdict, card: Card) -> dict[str, Any]:
     measured = None
     if verdict.point is not None and decision is not None:
         on = decision.model_dump(
-            include={"trials", "trials_sha256", "num_target", "num_nontarget", "num_speakers", "level"}
+            include={"trials", "note", "trials_sha256", "num_target", "num_nontarget", "num_speakers", "level"}
         )
         measured = {**on, **verdict.point.model_dump(mode="json")}
     return {

@@ -9,13 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import kaldiio
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wespeaker.data.manifest import read_lines
+from wespeaker.documents import WRITTEN_BY, parse_json, write_json
 from wespeaker.errors import InputError, listing
+from wespeaker.eval.fingerprint import file_fingerprint
 from wespeaker.files import find_listed, open_plain, replacing
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ PathLike = str | os.PathLike[str]
 BLOCK = 1024  # embeddings converted to float64 at a time: 2 MB at D = 256, the fastest of 512 … 32768 (cache)
 
 XVECTOR, SPEAKER_XVECTOR = "xvector", "spk_xvector"  # names of ark and scp: of utterances, of means of speakers
+WEIGHTS = "weights.json"  # beside them: the file of the weights that made them
 
 MAX_DIM = 1 << 16  # numbers of an embedding; one that has more, which a damaged file may claim, is none
 
@@ -38,6 +42,7 @@ def write_embeddings(
     *,
     expected: int,
     utt2spk: Mapping[str, str] | None = None,
+    weights: Path | None = None,
 ) -> Path:
     """Write ``xvector.ark``, ``xvector.scp`` (sorted by key) and the mean ``mean_vec.npy``.
 
@@ -50,6 +55,7 @@ def write_embeddings(
         expected: how many there must be.
         utt2spk: the speaker of each; where it is given, the means of the speakers' embeddings, which WeSpeaker's score
             normalisation takes as its cohort, go to ``spk_xvector.ark`` and ``spk_xvector.scp``.
+        weights: the file of the weights that made them, whose fingerprint goes to ``weights.json``.
 
     Returns:
         The scp file.
@@ -76,6 +82,9 @@ def write_embeddings(
         np.save(new_mean, (total / count).astype(np.float32))
         for name in (XVECTOR, SPEAKER_XVECTOR):
             (folder / name).with_suffix(".scp").unlink(missing_ok=True)
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        if weights is not None:
+            write_json(folder / WEIGHTS, file_fingerprint(weights))
         if utt2spk is not None:
             with _writing_vectors(folder / SPEAKER_XVECTOR) as write_mean:
                 for spk, summed in sums.items():
@@ -162,6 +171,22 @@ def _map_file(path: str) -> bytes | mmap.mmap:
     with open_plain(path) as file:
         empty = os.fstat(file.fileno()).st_size == 0
         return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def read_weights(scp: PathLike) -> dict[str, Any] | None:
+    """Return the fingerprint of the weights that made embeddings; None where it was not noted.
+
+    Raises:
+        InputError: what lies beside the scp is no such note.
+
+    """
+    path = Path(scp).parent / WEIGHTS
+    if not path.is_file():
+        return None
+    found = parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    if not (isinstance(found, dict) and isinstance(found.get("file"), str) and isinstance(found.get("sha256"), str)):
+        raise InputError(f"{path} does not name a file of weights and its hash; extract again")
+    return {key: value for key, value in found.items() if key != WRITTEN_BY}
 
 
 def load_mean_vec(path: PathLike) -> NDArray[np.float64]:

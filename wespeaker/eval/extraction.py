@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ def extract(
     rate: int,
     num_workers: int,
     ranks: Ranks,
+    weights: Path | None = None,
     desc: str = "embeddings",
 ) -> Path:
     """Embed whole utterances, shared among the processes, and write the files of `write_embeddings`.
@@ -94,6 +96,7 @@ def extract(
         rate: sample rate of the network in Hz.
         num_workers: processes that read audio, of each process.
         ranks: this process among those that share the work.
+        weights: the file of the network's weights, to be noted.
         desc: what the progress bar says.
 
     Returns:
@@ -106,7 +109,9 @@ def extract(
     """
     with locked(folder) if ranks.first else nullcontext():
         wait_for_all(ranks)
-        return _extract(net, utterances, folder, rate=rate, num_workers=num_workers, ranks=ranks, desc=desc)
+        return _extract(
+            net, utterances, folder, rate=rate, num_workers=num_workers, ranks=ranks, weights=weights, desc=desc
+        )
 
 
 def _extract(
@@ -117,6 +122,7 @@ def _extract(
     rate: int,
     num_workers: int,
     ranks: Ranks,
+    weights: Path | None,
     desc: str,
 ) -> Path:
     batches = _batches(utterances)
@@ -124,9 +130,9 @@ def _extract(
     mine = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]
     embeddings = _embed(net, utterances, mine, rate=rate, num_workers=num_workers, desc=desc, ranks=ranks)
     parts = folder / "parts"
-    utt2spk = {utt.key: utt.spk for utt in utterances} if ranks.first else None
+    about: dict[str, Any] = {"utt2spk": {utt.key: utt.spk for utt in utterances}, "weights": weights}
     if ranks.world_size == 1:
-        scp = write_embeddings(folder, embeddings, expected=len(utterances), utt2spk=utt2spk)
+        scp = write_embeddings(folder, embeddings, expected=len(utterances), **about)
         shutil.rmtree(parts, ignore_errors=True)  # of several processes that were killed
         return scp
     try:
@@ -140,7 +146,7 @@ def _extract(
             keys = [utterances[index].key for batch in batches for index in batch]
             if odd := sorted(found.keys() ^ set(keys)):
                 raise InputError(f"the nodes have not embedded the same list: {listing(odd)}; give all the same files")
-            write_embeddings(folder, ((key, found.pop(key)) for key in keys), expected=len(keys), utt2spk=utt2spk)
+            write_embeddings(folder, ((key, found.pop(key)) for key in keys), expected=len(keys), **about)
     finally:
         if ranks.first:
             shutil.rmtree(parts, ignore_errors=True)

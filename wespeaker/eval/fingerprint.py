@@ -1,4 +1,4 @@
-"""SHA-256 fingerprints: which trials, embeddings and model a threshold was found with."""
+"""SHA-256 fingerprints: which trials, embeddings and weights a threshold was found with."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from wespeaker.eval.embeddings import (
     find_rows,
     load_embeddings,
     load_mean_vec,
+    read_weights,
 )
 from wespeaker.eval.fingerprint import embeddings_sha256, file_fingerprint, trials_sha256
 from wespeaker.eval.intervals import LEVEL, REPLICATES
@@ -140,9 +141,10 @@ def evaluate_embeddings(
             "score": "cosine",
             "embeddings": {"file": os.fspath(scp), "sha256": embeddings_sha256(utts, embeddings)},
             "mean_vec": None if mean_vec is None else file_fingerprint(mean_vec),
+            "model": read_weights(scp),
         }
         sources = [{"trials_sha256": trials_sha256(trials)} for trials in lists]
-        thresholds = _thresholds(found, sources, how, output_dir)
+        thresholds = _thresholds(found, sources, how, note)
     for path, trials, scores in zip(trial_lists, lists, all_scores, strict=True):
         write_scores(Path(output_dir, Path(path).name + ".score"), trials, scores)
     how = {"score": "cosine", "mean_vec": None if mean_vec is None else os.fspath(mean_vec)}
@@ -194,6 +196,7 @@ def evaluate_scores(
     seed: int = 0,
     note: str | None = None,
     prefix: str = "",
+    scp: PathLike | None = None,
 ) -> Evaluation:
     """Compute the error rates of ready score files; write them and a DET plot if ``output_dir`` is given.
 
@@ -210,6 +213,7 @@ def evaluate_scores(
         note: as in `evaluate_embeddings`.
         prefix: what the names of the score files begin with, such as ``vox2_dev_asnorm300_``. Results are keyed
             without it, and the files written begin with it: they lie beside those of the same lists' other scores.
+        scp: embeddings that the scores come from; threshold.json names the weights that made them.
 
     Raises:
         InputError: whatever is wrong with a file, named.
@@ -229,7 +233,8 @@ def evaluate_scores(
     how = {"score": prefix.rstrip("_") or "score files"}
     thresholds = None
     if target_fars and output_dir is not None:
-        thresholds = _thresholds(found, sources, how, output_dir)
+        model = None if scp is None else read_weights(scp)
+        thresholds = _thresholds(found, sources, {**how, "model": model}, note)
     results = collect_results(found, how, note=note, output_dir=output_dir)
     table = results_table(results)
     if output_dir is None:
@@ -272,19 +277,18 @@ def _thresholds(
     found: Mapping[str, ListResult],
     sources: Sequence[Mapping[str, Any]],
     how: Mapping[str, Any],
-    output_dir: PathLike,
+    note: str | None,
 ) -> dict[str, Any]:
     """Return the contents of threshold.json."""
-    model = Path(output_dir).parent / "models" / "avg_model.pt"
     lists = {}
     for (name, result), source in zip(found.items(), sources, strict=True):
         counts = {key: result.rates[key] for key in ("num_target", "num_nontarget")}
         speakers = result.rates.get("interval", {}).get("num_speakers")
         lists[name] = {**counts, "num_speakers": speakers, **source, "target_far": result.points}
     return {
+        **({"note": note} if note else {}),
         "decision": "accept where score >= threshold",
         **how,
-        "model": file_fingerprint(model) if model.is_file() else None,
         "level": LEVEL,
         "trials": lists,
     }

@@ -48,7 +48,8 @@ def make_run(folder: Path, *, changes: list[str] | None = None, seed: int = 0) -
     vectors = (np.repeat(centres, 5, axis=0) + 0.8 * rng.standard_normal((30, 8)) + 0.3).astype(np.float32)
     embeddings = folder / "embeddings"
     for name in ("vox1", "vox2_dev"):
-        write_embeddings(embeddings / name, zip(utts, vectors, strict=True), expected=30)
+        pairs = zip(utts, vectors, strict=True)
+        write_embeddings(embeddings / name, pairs, expected=30, weights=folder / "models" / "avg_model.pt")
     lists = []
     for name, count in (("few", 20), ("all", 30)):
         enroll, test = np.triu_indices(count, 1)
@@ -62,5 +63,6 @@ def make_run(folder: Path, *, changes: list[str] | None = None, seed: int = 0) -
         mean_vec=embeddings / "vox2_dev" / "mean_vec.npy",
         target_fars=[0.1, 0.01],
         replicates=0,
+        note="nobody spoke here",
     )
     return folder

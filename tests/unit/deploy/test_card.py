@@ -20,8 +20,8 @@ POINT = {
     "interval": {"far": [0.0, 0.02], "tar": [0.8, 0.95]},
 }  # fmt: skip
 DECISION = {
-    "trials": "vox1_O_cleaned", "trials_sha256": "a" * 64, "num_target": 100, "num_nontarget": 300, "num_speakers": 12,
-    "level": 0.95, "calibration": {"p_target": 0.01, "weight": 20.0, "offset": -8.0},
+    "trials": "vox1_O_cleaned", "note": "of telephones", "trials_sha256": "a" * 64, "num_target": 100,
+    "num_nontarget": 300, "num_speakers": 12, "level": 0.95, "calibration": {"p_target": 0.01, "weight": 20.0, "offset": -8.0},
     "target_far": {"0.01": POINT, "0.001": {**POINT, "threshold": 0.5}},
 }  # fmt: skip
 CARD = {

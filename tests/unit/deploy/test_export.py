@@ -87,6 +87,7 @@ def test_the_card_says_what_the_run_is_and_has_the_thresholds_of_stage_5(exporte
     decision = card.decision
     assert decision is not None
     assert decision.trials == "all"  # of the most nontargets
+    assert decision.note == "nobody spoke here"
     assert decision.at(0.1).threshold == thresholds["all"]["target_far"]["0.1"]["threshold"]
     assert (decision.num_target, decision.num_nontarget) == (60, 375)
 

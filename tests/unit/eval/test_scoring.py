@@ -379,15 +379,18 @@ def test_thresholds_for_target_fars_say_what_they_do_and_what_they_were_found_wi
     lists = tmp_path / "list.kaldi"
     write_kaldi_trials(lists, trials)
     output_dir = tmp_path / "exp" / "mini" / "scores"
-    (tmp_path / "exp" / "mini" / "models").mkdir(parents=True)
-    (tmp_path / "exp" / "mini" / "models" / "avg_model.pt").write_bytes(b"weights")
+    (tmp_path / "avg_model.pt").write_bytes(b"weights")
+    pairs = zip(UTTS, _embeddings(), strict=True)
+    scp = write_embeddings(tmp_path / "vox1", pairs, expected=len(UTTS), weights=tmp_path / "avg_model.pt")
     asked = {"target_fars": [1e-1, 1e-2, 1e-5], "replicates": 200}
     evaluation = evaluate_embeddings(scp, [lists], output_dir=output_dir, **asked)  # type: ignore[arg-type]
     assert evaluation.threshold_path == output_dir / "threshold.json"
     found = json.loads((output_dir / "threshold.json").read_text())
     assert found["decision"] == "accept where score >= threshold"
     assert (found["score"], found["mean_vec"]) == ("cosine", None)
-    assert found["model"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert found["model"] == {
+        "file": str(tmp_path / "avg_model.pt"), "sha256": hashlib.sha256(b"weights").hexdigest()
+    }  # fmt: skip
     vectors = b"".join(
         utt.encode() + b"\n" + vector.tobytes() for utt, vector in sorted(zip(UTTS, _embeddings(), strict=True))
     )
@@ -423,6 +426,9 @@ def test_thresholds_for_target_fars_say_what_they_do_and_what_they_were_found_wi
     assert again.threshold_path is not None
     other = json.loads(again.threshold_path.read_text())
     assert other["model"] is None
+    third = evaluate_scores([score_file], output_dir=tmp_path / "again", scp=scp, **asked)  # type: ignore[arg-type]
+    assert third.threshold_path is not None
+    assert json.loads(third.threshold_path.read_text())["model"] == found["model"]
     assert other["trials"]["list"]["scores"]["sha256"] == hashlib.sha256(score_file.read_bytes()).hexdigest()
     assert other["trials"]["list"]["trials_sha256"] == entry["trials_sha256"]
     assert other["trials"]["list"]["target_far"] == entry["target_far"]
