@@ -21,7 +21,8 @@ POINT = {
 }  # fmt: skip
 DECISION = {
     "trials": "vox1_O_cleaned", "note": "of telephones", "trials_sha256": "a" * 64, "num_target": 100,
-    "num_nontarget": 300, "num_speakers": 12, "level": 0.95, "calibration": {"p_target": 0.01, "weight": 20.0, "offset": -8.0},
+    "num_nontarget": 300, "num_speakers": 12, "level": 0.95,
+    "calibration": {"p_target": 0.01, "weight": 20.0, "offset": -8.0},
     "target_far": {"0.01": POINT, "0.001": {**POINT, "threshold": 0.5}},
 }  # fmt: skip
 CARD = {
