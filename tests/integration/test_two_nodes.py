@@ -18,7 +18,7 @@ from wespeaker.data.pack import write_shards
 
 PORTS = 10  # that run.sh may use after the one it is given
 
-FILES = ("mean_vec.npy", "spk_xvector.ark", "spk_xvector.scp", "xvector.ark", "xvector.scp")
+FILES = ("mean_vec.npy", "spk_xvector.ark", "spk_xvector.scp", "weights.json", "xvector.ark", "xvector.scp")
 
 
 def free_port():
@@ -73,9 +73,10 @@ def two_nodes(data_dir, workplace):
 
 
 def contents(folder):
-    """Return the files below a folder but locks; the index of an ark has its path in it."""
+    """Return the files below a folder but locks, without the paths in them: of an ark, of the weights that made it."""
+    places = [str(place).encode() for place in (folder.resolve(), folder.resolve().parent)]
     return {
-        str(path.relative_to(folder)): path.read_bytes().replace(str(folder.resolve()).encode(), b"")
+        str(path.relative_to(folder)): path.read_bytes().replace(places[0], b"").replace(places[1], b"")
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
