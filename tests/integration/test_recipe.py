@@ -229,7 +229,7 @@ BAD = {
     "unknown normalisation": (["--score_norm_method", "znorm"], "--score_norm_method must be asnorm or snorm"),
     "top_n that is no number": (["--top_n", "all"], "--top_n must be a whole number, found 'all'"),
     "unknown trial list": (["--stage", "5"], "does not exist"),
-    "fine-tuning of no run": (["--stage", "9", "--stop_stage", "9"], "spk2utt does not exist; run stage 1 first"),
+    "fine-tuning of no run": (["--stage", "9", "--stop_stage", "9"], "does not exist; run stages 3 and 4 first"),
     "fine-tuning without a config": (
         ["--stop_stage", "9", "--config", "conf/mini_sparsemax.yaml"],
         "there is no conf/mini_lm_sparsemax.yaml for stage 9; give --lm_config",
