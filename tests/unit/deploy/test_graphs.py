@@ -70,7 +70,7 @@ def check(net: SpeakerNet, found: dict[str, bytes], *, rate: int = 16000) -> Non
     assert {0.5, 1.0, 2.0, 3.37, 5.0, 10.0, 20.0} <= {row.seconds for row in rows}
     with torch.inference_mode():
         embeddings = net(speechlike(3, 2 * rate, rate=rate))
-    assert torch.nn.functional.cosine_similarity(embeddings[:1], embeddings[1:]).max() < 0.95
+    assert torch.nn.functional.cosine_similarity(embeddings[:1], embeddings[1:]).max() < 0.99
 
 
 @pytest.mark.parametrize("name", FAMILIES)
