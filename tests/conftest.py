@@ -24,6 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 RATE = 16000
 # Networks of a few hundred weights are slower with more threads, and far slower where the cores are shared.
 torch.set_num_threads(1)
+# At its first backward pass torch decides whether processes may be forked that have passes of their own. They may, but
+# not after the exporter has traced a network, whose stand-ins for tensors count as a device.
+torch.ones((), requires_grad=True).backward()
 
 
 def run_command(

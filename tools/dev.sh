@@ -16,7 +16,7 @@ run_test() {
   for arg in "$@"; do
     if [ "$arg" = --slow ]; then select=(); else args+=("$arg"); fi
   done
-  python -m pytest "${select[@]}" "${args[@]}"
+  python -m pytest -n auto --dist loadfile "${select[@]}" "${args[@]}" # a file's tests share what they have made
 }
 
 run_lint() {

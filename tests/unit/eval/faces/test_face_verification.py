@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_curve
 from sklearn.metrics.pairwise import cosine_similarity
 
+import wespeaker
 from wespeaker.errors import InputError
 from wespeaker.eval.faces.folds import fold_accuracies
 from wespeaker.eval.faces.verification import (
@@ -171,7 +172,7 @@ def test_files_and_table(tmp_path):
     }
     evaluation = write_face_evaluation(found, output_dir=tmp_path / "exp" / "scores", asked=asked, note="simulated")
     written = json.loads((tmp_path / "exp" / "scores" / "results.json").read_text())
-    assert written == evaluation.results
+    assert written == {"wespeaker_q": wespeaker.__version__, **evaluation.results}
     assert written["exp_dir"] == str(tmp_path / "exp")
     assert written["trials"]["ijbc"] == found["ijbc"].rates
     files = sorted(path.name for path in (tmp_path / "exp" / "scores").iterdir())
