@@ -16,7 +16,8 @@ run_test() {
   for arg in "$@"; do
     if [ "$arg" = --slow ]; then select=(); else args+=("$arg"); fi
   done
-  python -m pytest -n auto --dist loadfile "${select[@]}" "${args[@]}" # a file's tests share what they have made
+  # By files, whose tests share what they have made; in their order, which begins with the long ones.
+  python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "${select[@]}" "${args[@]}"
 }
 
 run_lint() {
