@@ -142,9 +142,7 @@ class _RunEvents:
         file_writer: Any = writer.file_writer  # torch declares it as None
         for summary in (*starts, *([end] if rates else [])):  # until it has error rates, a run is under way
             file_writer.add_summary(summary)
-        for (
-            path
-        ) in old:  # a TensorBoard that reads a file waits for it forever if it is removed, but leaves an empty one
+        for path in old:  # emptied first: a TensorBoard that reads a file waits for ever for one that was removed
             if path.stat().st_size:
                 os.truncate(path, 0)
             else:
