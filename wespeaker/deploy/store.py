@@ -168,9 +168,9 @@ class Store:
                 that nothing rests on one of them. The journal, which has it too, is emptied at once.
 
         """
-        self._set("locking_mode = EXCLUSIVE")
         self._set("journal_mode = TRUNCATE")  # not the log (WAL) that another program may have asked for
         self._database.execute("BEGIN EXCLUSIVE")
+        self._set("locking_mode = EXCLUSIVE")  # not before: two that read, and keep that lock, would wait for each other
         try:
             yield
         except BaseException:
