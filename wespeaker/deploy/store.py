@@ -170,7 +170,7 @@ class Store:
         """
         self._set("journal_mode = TRUNCATE")  # not the log (WAL) that another program may have asked for
         self._database.execute("BEGIN EXCLUSIVE")
-        self._set("locking_mode = EXCLUSIVE")  # not before: two that read, and keep that lock, would wait for each other
+        self._set("locking_mode = EXCLUSIVE")  # not before: two that read and keep that lock wait for each other
         try:
             yield
         except BaseException:
