@@ -21,7 +21,8 @@ import torch
 from measuring import ROOT, Row, cpu_seconds, in_turn, median_ms, ratios, record
 
 from wespeaker.config import load_config
-from wespeaker.deploy.graphs import EMBS, WAV, backbone_graph, waveform_graph
+from wespeaker.deploy.card import EMBS, WAV
+from wespeaker.deploy.graphs import backbone_graph, waveform_graph
 from wespeaker.deploy.parity import speechlike
 from wespeaker.speaker_net import SpeakerNet
 

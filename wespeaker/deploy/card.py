@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from wespeaker.documents import write_json
 from wespeaker.errors import InputError, listing
-from wespeaker.files import replacing
 
 CARD = "card.json"  # in the models/ of a run folder
 METADATA_KEY = "card"  # of the card's JSON in the metadata of an ONNX or a safetensors file
+WAV, FEATS, EMBS = "wav", "feats", "embs"  # inputs and output of the graphs
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -169,8 +170,7 @@ class Card(_Part):
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the card's file; it appears whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
+        write_json(path, self.model_dump(mode="json"))
 
 
 def model_sha256(

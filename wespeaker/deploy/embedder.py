@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wespeaker.deploy.card import CARD, METADATA_KEY, Card
+from wespeaker.deploy.card import CARD, EMBS, METADATA_KEY, WAV, Card
 from wespeaker.deploy.recording import Recording, read_recording
 from wespeaker.errors import InputError
 from wespeaker.extras import require
 from wespeaker.files import open_plain
-
-INPUT, OUTPUT = "wav", "embs"  # names in the ONNX file
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def _load_onnx(path: Path) -> Embedder:
     except Exception as error:  # its exceptions have no base of their own
         raise InputError(f"{path} cannot be read as an ONNX model ({_first_line(error)}); export it again") from error
     names = [part.name for part in (*session.get_inputs(), *session.get_outputs())]
-    if METADATA_KEY not in metadata or names != [INPUT, OUTPUT]:
+    if METADATA_KEY not in metadata or names != [WAV, EMBS]:
         raise InputError(
             f"{path} is no model of this program from samples to embeddings (it goes from {names[0]} to {names[-1]} "
             f"and has {'a' if METADATA_KEY in metadata else 'no'} card); name the final.onnx of an export (stage 8)"
@@ -98,7 +96,7 @@ def _load_onnx(path: Path) -> Embedder:
 
     def network(wav: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            return np.asarray(session.run([OUTPUT], {INPUT: wav})[0])
+            return np.asarray(session.run([EMBS], {WAV: wav})[0])
         except Exception as error:
             raise InputError(f"{path} cannot embed ({_first_line(error)}); export it again") from error
 

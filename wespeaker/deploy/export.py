@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from wespeaker.config import Config
-from wespeaker.deploy.card import CARD, METADATA_KEY, Card
+from wespeaker.deploy.card import CARD, EMBS, FEATS, METADATA_KEY, WAV, Card
 from wespeaker.deploy.describe import describe, origin
-from wespeaker.deploy.graphs import EMBS, FEATS, WAV, backbone_graph, waveform_graph
+from wespeaker.deploy.graphs import backbone_graph, waveform_graph
 from wespeaker.deploy.measured import file_in_run, measured_decision, read_thresholds
 from wespeaker.deploy.parity import LIMIT, Parity, check_parity, measure_parity
 from wespeaker.eval.embeddings import check_mean_vec, load_mean_vec

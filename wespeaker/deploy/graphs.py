@@ -17,6 +17,7 @@ from torch import nn
 
 import wespeaker
 from wespeaker.data.features import ConvFbank, Fbank, mean_normalise
+from wespeaker.deploy.card import EMBS, FEATS, WAV
 from wespeaker.extras import require
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 8  # of the file format, the one that came with opset 18
 SAMPLE_SECONDS = 4.5  # of audio that the exporter follows: more than one segment of every kind, the last not full
-FEATS, WAV, EMBS = "feats", "wav", "embs"
 
 
 class _FrontEnd(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wespeaker.data.features import mean_normalise
-from wespeaker.deploy.graphs import FEATS, WAV
+from wespeaker.deploy.card import FEATS, WAV
 from wespeaker.errors import InputError
 from wespeaker.extras import require
 from wespeaker.speaker_net import SpeakerNet

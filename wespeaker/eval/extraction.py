@@ -130,7 +130,9 @@ def _extract(
     mine = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]
     embeddings = _embed(net, utterances, mine, rate=rate, num_workers=num_workers, desc=desc, ranks=ranks)
     parts = folder / "parts"
-    about: dict[str, Any] = {"utt2spk": {utt.key: utt.spk for utt in utterances}, "weights": weights}
+    about: dict[str, Any] = {}  # of the files that the first process writes
+    if ranks.first:
+        about = {"utt2spk": {utt.key: utt.spk for utt in utterances}, "weights": weights}
     if ranks.world_size == 1:
         scp = write_embeddings(folder, embeddings, expected=len(utterances), **about)
         shutil.rmtree(parts, ignore_errors=True)  # of several processes that were killed

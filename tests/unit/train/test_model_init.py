@@ -34,10 +34,7 @@ def test_the_head_is_kept_by_any_number_of_processes(tmp_path, projection_args, 
         rows = len(saved) // NUM_CLASSES
         assert torch.equal(learner.head.weight, saved[learner.shards.first * rows : learner.shards.last * rows])
 
-    if world_size == 1:
-        check(ALONE)
-    else:
-        run_ranks(world_size, tmp_path, check)
+    run_ranks(world_size, tmp_path, check)
 
 
 def test_a_new_head_starts_as_in_any_run(tmp_path):
@@ -110,10 +107,7 @@ def test_the_speed_classes_are_left_out_by_any_number_of_processes(tmp_path, pro
         first, last = rows * classes.start, rows * classes.stop
         assert torch.equal(head.weight, saved["weight"][first:last])
 
-    if world_size == 1:
-        check(ALONE)
-    else:
-        run_ranks(world_size, tmp_path, check)
+    run_ranks(world_size, tmp_path, check)
 
 
 def test_without_speed_classes_there_is_nothing_to_leave_out(tmp_path):

@@ -11,14 +11,11 @@ from torch import nn
 from toy_task import DIM, NUM_CLASSES, ToySet, rows, run_ranks, stop_at, toy_config, toy_task, train_toy, weights
 
 from wespeaker.errors import InputError
-from wespeaker.ranks import Ranks
+from wespeaker.ranks import ALONE
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.preemption import Preempted
 from wespeaker.train.resume import Checkpoints, read_ranks, read_rows, read_run, saved_steps
 from wespeaker.train.runlog import check_run_folder
-
-ONE = Ranks(0, 1, torch.device("cpu"))
-
 
 # ---- the folders ----
 
@@ -29,7 +26,7 @@ def own(value=0.0):
 
 @pytest.fixture
 def saved(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoint", ONE)
+    checkpoints = Checkpoints(tmp_path / "checkpoint", ALONE)
     for step in (3, 6, 9):
         checkpoints.save(step, own(float(step)), {"step": step})
     return checkpoints
@@ -40,7 +37,7 @@ def test_the_last_two_are_kept_and_the_newest_is_taken(saved):
     assert read_run(saved.newest()) == {"step": 9}
     assert sorted(path.name for path in saved.newest().iterdir()) == ["files.json", "rank_0.pt", "run.pt"]
     assert not list(saved.folder.glob(".*"))
-    assert Checkpoints(saved.folder / "none", ONE).newest() is None
+    assert Checkpoints(saved.folder / "none", ALONE).newest() is None
 
 
 def test_what_a_killed_process_did_not_remove_is_removed(saved):
@@ -171,7 +168,7 @@ def test_a_run_goes_on_in_mid_epoch_bit_for_bit(tmp_path, monkeypatch, setting, 
         train_toy(tmp_path / "broken", ranks=ranks, **changed)
 
     for go in (whole, broken):
-        run_ranks(2, tmp_path, go) if world_size == 2 else go(ONE)
+        run_ranks(world_size, tmp_path, go)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
@@ -204,8 +201,7 @@ def test_a_run_of_two_processes_goes_on_with_another_number(tmp_path, monkeypatc
             with pytest.raises(KeyboardInterrupt):
                 run(ranks)
 
-        chosen = stopped if interrupted else run
-        chosen(ONE) if size == 1 else run_ranks(size, tmp_path, chosen)
+        run_ranks(size, tmp_path, stopped if interrupted else run)
 
     go(2, interrupted=False, folder="whole")
     go(2, interrupted=True, folder="broken")

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from wespeaker.config import TrainConfig
-from wespeaker.ranks import Ranks
+from wespeaker.ranks import ALONE, Ranks
 from wespeaker.train import checkpoint, trainer
 from wespeaker.train.task import Task
 
@@ -112,7 +112,13 @@ def of_rank(rank, world_size, meeting, go):
 
 
 def run_ranks(world_size, tmp_path, go, *, expected=0):
-    """Call ``go(ranks)`` in several processes, which inherit what it refers to; all must exit as expected."""
+    """Call ``go(ranks)`` in several processes, which inherit what it refers to; all must exit as expected.
+
+    The one process of a world of one is this one.
+    """
+    if world_size == 1:
+        go(ALONE)
+        return
     meeting = tmp_path / f"rendezvous{len(list(tmp_path.glob('rendezvous*')))}"
     context = mp.get_context("fork")
     processes = [context.Process(target=of_rank, args=(rank, world_size, meeting, go)) for rank in range(world_size)]
